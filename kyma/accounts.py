@@ -1,0 +1,67 @@
+"""Accounts, keys, sessions and operators, and the form of a secret.
+
+Secrets themselves never appear here: a key is known by its digest, its prefix and its
+last four characters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+KEY_FORM = re.compile(r"(?:ky|kyma|ks)-[A-Za-z0-9_-]{16,128}", re.ASCII)
+"""`ky-` (issued) and `kyma-` (accepted) are API keys, `ks-` is a session token."""
+
+MIN_PASSWORD_LENGTH = 6
+"""Fixed by the OpenAPI document."""
+
+MAX_PASSWORD_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A customer. All keys of an account share its balance and its limits."""
+
+    id: str
+    email: str
+    password_hash: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as far as we know it: the digest is HMAC-SHA-256 under the server's pepper."""
+
+    id: str
+    account_id: str
+    name: str
+    digest: bytes
+    prefix: str
+    last4: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in person; the token starts with `ks-` and is stored as a digest."""
+
+    account_id: str
+    digest: bytes
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Somebody who may use the console."""
+
+    name: str
+    password_hash: str
+    created_at: datetime
+
+
+def looks_like_key(secret: str) -> bool:
+    """Whether a credential has the form of one of ours, before any look-up."""
+    return KEY_FORM.fullmatch(secret) is not None

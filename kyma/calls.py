@@ -1,0 +1,145 @@
+"""What crosses to an upstream and what comes back, in no provider's dialect.
+
+The body of a call stays an opaque mapping: fields we do not know reach the model untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from kyma.usage import Usage
+
+DEFAULT_MAX_TOKENS = 4096
+
+
+class Fault(StrEnum):
+    """Why an upstream call failed; decides whether another route is tried."""
+
+    BUSY = "busy"
+    BROKEN = "broken"
+    TIMEOUT = "timeout"
+    DENIED = "denied"
+    REFUSED = "refused"
+    BAD_REQUEST = "bad_request"
+    TOO_LONG = "too_long"
+
+
+class UpstreamError(Exception):
+    """A failed upstream call. `message` is for our logs unless the fault is the caller's own."""
+
+    def __init__(
+        self,
+        fault: Fault,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a call may be, in tokens: `likely` for limits, `worst` for the hold."""
+
+    likely_input: int
+    worst_input: int
+    max_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A chat request as the caller meant it; `body` is the parsed JSON object."""
+
+    body: Mapping[str, Any]
+    model: str
+    stream: bool
+    wants_usage: bool
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A whole answer: an OpenAI `chat.completion` object, and its usage where it came."""
+
+    body: dict[str, Any]
+    usage: Usage | None
+    output_bytes: int
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What one read of a stream brought: OpenAI `chat.completion.chunk` payloads as JSON bytes.
+
+    `output_bytes` counts delivered text, thinking and tool arguments; `finished` is set once
+    every choice has its `finish_reason`; `usage` comes with the payload that carried it,
+    which is not among `payloads`. Not frozen: one is built for every read of every stream.
+    """
+
+    payloads: list[bytes]
+    output_bytes: int
+    finished: bool
+    usage: Usage | None
+
+
+NON_TEXT_TOKENS = {"image_url": 2600, "image": 2600, "input_image": 2600}
+"""Upper figure for one picture: Google's largest tiling of a 4-megapixel image is 2,580."""
+
+MESSAGE_OVERHEAD_TOKENS = 8
+LIKELY_BYTES_PER_TOKEN = 4
+
+
+def size_of(body: Mapping[str, Any], context_window: int) -> Size:
+    """Bounds on what a chat body can use, before any tokenizer has seen it.
+
+    No byte-level tokenizer makes more tokens than the text has UTF-8 bytes, and no model
+    reads more than its context window: that is the worst case. Four bytes per token is the
+    likely one. Media other than pictures (audio, video, documents) may fill the window.
+    """
+    text_bytes = media = messages = 0
+    for part in _parts(body):
+        if isinstance(part, str):
+            text_bytes += _utf8_bytes(part)
+        else:
+            media += min(NON_TEXT_TOKENS.get(part.get("type", ""), context_window), context_window)
+    messages = len(body.get("messages") or ())
+    fixed = MESSAGE_OVERHEAD_TOKENS * messages + media
+    choices = body.get("n") or 1
+    asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
+    return Size(
+        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + fixed),
+        worst_input=min(context_window, text_bytes + fixed),
+        max_output=min(asked, context_window) * choices,
+    )
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
+    """Every text of the prompt, and every part that is not text, without recursion into either."""
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            for part in content:
+                text = part.get("text") if isinstance(part, Mapping) else None
+                if isinstance(text, str):
+                    yield text
+                elif isinstance(part, Mapping):
+                    yield part
+        for name, value in message.items():
+            if name not in {"role", "content"} and value is not None:
+                yield repr(value)
+    for name in ("tools", "functions", "response_format"):
+        if body.get(name):
+            yield repr(body[name])

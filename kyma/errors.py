@@ -1,0 +1,97 @@
+"""Every refusal a caller can meet: a stable code, whether to retry, whether it cost money.
+
+HTTP statuses are not known here; `adapters/http/errors.py` maps each code to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+BILLING_URL = "https://kymaapi.com/billing"
+
+
+class Code(StrEnum):
+    """Stable machine-readable reasons; never rename one."""
+
+    INVALID_JSON = "invalid_json"
+    INVALID_REQUEST = "invalid_request"
+    MISSING_FIELD = "missing_required_parameter"
+    INVALID_TYPE = "invalid_type"
+    INVALID_VALUE = "invalid_value"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_TIMEOUT = "body_timeout"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+
+    MISSING_KEY = "missing_api_key"
+    MALFORMED_KEY = "malformed_api_key"
+    INVALID_KEY = "invalid_api_key"
+    WRONG_CREDENTIALS = "wrong_credentials"
+    EMAIL_TAKEN = "email_taken"
+    FORBIDDEN = "forbidden"
+
+    MODEL_NOT_FOUND = "model_not_found"
+    REQUEST_TOO_LARGE = "max_single_request_exceeded"
+    RATE_LIMITED = "rate_limited"
+    INSUFFICIENT_CREDITS = "insufficient_credits"
+
+    CONTEXT_TOO_LONG = "context_length_exceeded"
+    CONTENT_FILTERED = "content_filter"
+    REFUSED_BY_MODEL = "provider_rejected_request"
+    PROVIDER_ERROR = "provider_error"
+    PROVIDER_TIMEOUT = "provider_timeout"
+    PROVIDER_BUSY = "provider_overloaded"
+    NO_ROUTE = "no_route_available"
+    STREAM_INTERRUPTED = "stream_interrupted"
+
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    INTERNAL = "internal_error"
+
+
+RETRYABLE = frozenset(
+    {
+        Code.BODY_TIMEOUT,
+        Code.RATE_LIMITED,
+        Code.PROVIDER_ERROR,
+        Code.PROVIDER_TIMEOUT,
+        Code.PROVIDER_BUSY,
+        Code.NO_ROUTE,
+        Code.STREAM_INTERRUPTED,
+        Code.STORAGE_UNAVAILABLE,
+        Code.INTERNAL,
+    }
+)
+
+
+class Refusal(Exception):
+    """A request that is not served, in words its sender can act on.
+
+    `param` names the offending field, `retry_after_s` is honest or absent, `details`
+    holds further JSON-ready facts. No refusal is ever charged: a hold placed for the
+    request has been returned by the time this reaches the edge.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        details: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.details = details
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later unchanged."""
+        return self.code in RETRYABLE

@@ -1,0 +1,133 @@
+"""What the flows need of the running system: time, dice, ids, counters, health, secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from kyma.calls import Fault
+from kyma.routing import Health
+from kyma.tiers import Tier
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> datetime:
+        """Wall clock, UTC, aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, for timeouts and durations."""
+        ...
+
+
+class Chance(Protocol):
+    """The only source of randomness."""
+
+    def dice(self) -> float:
+        """Uniform in (0, 1)."""
+        ...
+
+    def id(self) -> str:
+        """A new time-ordered UUID (version 7) as 32 hex digits."""
+        ...
+
+    def secret(self, prefix: str) -> str:
+        """An unguessable secret that begins with `prefix`."""
+        ...
+
+
+class Passwords(Protocol):
+    """Slow, salted password hashing, off the event loop."""
+
+    async def hash(self, password: str) -> str:
+        """A hash that carries its own salt and parameters."""
+        ...
+
+    async def matches(self, password: str, hashed: str | None) -> bool:
+        """Constant-time comparison; takes as long when there is no hash to compare with."""
+        ...
+
+
+class Digests(Protocol):
+    """How secrets are stored."""
+
+    def digest(self, secret: str) -> bytes:
+        """HMAC-SHA-256 of a secret under the server's pepper."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Answer of the limiter: whether the request may pass, and what is left for headers.
+
+    `limited_by` is None when it passes, else `requests`, `model_requests` or `tokens`.
+    `unlimited` marks an answer given while the counters could not be reached.
+    """
+
+    limited_by: str | None
+    requests_used: int
+    model_requests_used: int
+    tokens_used: int
+    retry_after_s: float = 0.0
+    requests_reset_s: float = 0.0
+    unlimited: bool = False
+
+
+class Limiter(Protocol):
+    """Sliding 60 s windows shared by all keys of an account and by all processes."""
+
+    async def take(self, account_id: str, model: str, tokens: int, tier: Tier) -> Quota:
+        """Count one request of `tokens` if the tier allows it; counts nothing if not."""
+        ...
+
+    def give_back(self, account_id: str, tokens: int) -> None:
+        """Return tokens that a request reserved and did not use; takes effect within a second."""
+        ...
+
+    async def peek(self, account_id: str) -> Quota:
+        """What is used now, without counting."""
+        ...
+
+
+class HealthBoard(Protocol):
+    """Health of routes as all processes see it, at most moments old."""
+
+    def view(self) -> Mapping[str, Health]:
+        """Health by route key; a route without an entry is unknown and usable."""
+        ...
+
+    def succeeded(self, key: str, latency_ms: float) -> None:
+        """A call on this route brought its first byte after `latency_ms`."""
+        ...
+
+    def failed(self, key: str, fault: Fault, retry_after_s: float | None = None) -> None:
+        """A call on this route failed."""
+        ...
+
+    def probing(self, key: str) -> None:
+        """A call to a half-open route starts."""
+        ...
+
+
+class Invalidations(Protocol):
+    """Tells every process to forget what it remembers of an account."""
+
+    async def forget(self, account_id: str) -> None:
+        """The account's keys, tier or override changed."""
+        ...
+
+
+class Alerts(Protocol):
+    """What an operator must hear about."""
+
+    def provider_account_refused(self, provider: str, message: str) -> None:
+        """Our account at a provider is unpaid, locked or its key is wrong."""
+        ...
+
+    def implausible_usage(self, provider: str, model: str, message: str) -> None:
+        """An upstream reported figures that cannot be billed."""
+        ...

@@ -1,0 +1,173 @@
+"""What the flows need remembered. Implemented on Postgres and, for tests, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from kyma.accounts import Account, Key, Operator, Session
+from kyma.ledger import Balance, Hold, LedgerHealth, Outcome, Resolution
+from kyma.money import Usd
+from kyma.tiers import Override, Standing
+from kyma.usage import CacheUsage, CustomerUsage, Period, UsageRecord
+
+
+class StorageUnavailable(Exception):
+    """The database did not do what was asked; nothing is known to have been written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Answer to a hold. `hold` is None unless the outcome is DONE or EXISTS."""
+
+    outcome: Outcome
+    hold: Hold | None
+    available: Usd
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Answer to a resolution: what was settled of the hold, and what is available now.
+
+    A hold that had ended before answers with its `ALREADY_…` outcome and its first figures.
+    """
+
+    outcome: Outcome
+    settled: Usd
+    available: Usd
+
+
+class Ledger(Protocol):
+    """Money. Each call is one short transaction, possibly shared with concurrent calls."""
+
+    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+        """Reserve `amount` under the caller's own `id` until the database clock passes `ttl_s`."""
+        ...
+
+    async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
+        """End a hold once; `record` is stored in the same transaction if this call ended it."""
+        ...
+
+    async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
+        """Book paid-in credit under `id`; a repeat answers EXISTS or MISMATCH."""
+        ...
+
+    async def grant(
+        self, id: str, account_id: str, amount: Usd, reason: str, actor: str = ""
+    ) -> Outcome:
+        """Book given credit under `id`; a repeat answers EXISTS or MISMATCH."""
+        ...
+
+    async def balance(self, account_id: str) -> Balance:
+        """The account's balance; zero for an account without entries."""
+        ...
+
+    async def sweep(self, limit: int = 500) -> int:
+        """Expire overdue holds, oldest first; how many. Safe beside live resolutions."""
+        ...
+
+    async def health(self) -> LedgerHealth:
+        """Replay entries and compare them with balances and open holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a secret belongs to, with all that admission derives a tier from."""
+
+    account_id: str
+    key_id: str
+    email: str
+    standing: Standing
+
+
+class Principals(Protocol):
+    """From the digest of a secret to its owner."""
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        """Owner of a live key or session, or None if there is positively no such secret."""
+        ...
+
+
+class Accounts(Principals, Protocol):
+    """Customers, their keys and their sessions."""
+
+    async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
+        """Create all four in one transaction; False if the address is taken."""
+        ...
+
+    async def by_email(self, email: str) -> Account | None:
+        """The account with this address, compared case-insensitively."""
+        ...
+
+    async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
+        """Accounts whose address contains `text` or whose id is `text`, newest first."""
+        ...
+
+    async def keys(self, account_id: str) -> Sequence[Key]:
+        """All keys of an account, newest first, revoked ones included."""
+        ...
+
+    async def add_session(self, session: Session) -> None:
+        """Remember a signed-in person."""
+        ...
+
+    async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
+        """Stop a key at once; the key as it is now, or None if it is not this account's."""
+        ...
+
+    async def standing(self, account_id: str) -> Standing | None:
+        """Fresh deposits and override of an account."""
+        ...
+
+
+class Overrides(Protocol):
+    """Operators' tier decisions: append-only."""
+
+    async def add(self, override: Override) -> None:
+        """Append a decision; it replaces the one before it."""
+        ...
+
+    async def history(self, account_id: str) -> Sequence[Override]:
+        """All decisions on an account, newest first."""
+        ...
+
+
+class Operators(Protocol):
+    """Who may use the console."""
+
+    async def add(self, operator: Operator) -> bool:
+        """Create an operator; False if the name is taken."""
+        ...
+
+    async def by_name(self, name: str) -> Operator | None:
+        """The operator, or None."""
+        ...
+
+    async def count(self) -> int:
+        """How many there are."""
+        ...
+
+
+class Reports(Protocol):
+    """The analysts' figures, derived from usage records and ledger entries alone."""
+
+    async def top_customers(
+        self, period: Period, order_by: str = "spend", limit: int = 20
+    ) -> Sequence[CustomerUsage]:
+        """Customers by `spend`, `tokens` or `requests` over a period, largest first."""
+        ...
+
+    async def cache_usage(self, period: Period) -> Sequence[CacheUsage]:
+        """Cache hits and savings by model and day (UTC), oldest day first."""
+        ...
+
+    async def requests_since(self, account_id: str, since: datetime) -> int:
+        """How many requests of an account were recorded since a moment."""
+        ...
+
+    async def database_time(self) -> datetime:
+        """The clock that decides expiry."""
+        ...

@@ -1,0 +1,84 @@
+"""Prices, the hold a call needs and the bill it ends with.
+
+A price is per million tokens in nano-dollars; a bill is rounded once, half up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kyma.calls import Size
+from kyma.money import Usd, divided, usd
+from kyma.usage import MAX_TOKENS, Usage
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """USD per million tokens, in nano-dollars. Thinking is billed as output.
+
+    Without a price of its own a cache write is billed as ordinary input.
+    """
+
+    input: Usd
+    output: Usd
+    cached: Usd
+    cache_write: Usd
+
+    def __post_init__(self) -> None:
+        if min(self.input, self.output, self.cached, self.cache_write) < 0:
+            raise ValueError("a price is never negative")
+
+    def estimate(self, size: Size) -> Usd:
+        """The most a call of this size can cost: what its hold must cover."""
+        dearest_input = max(self.input, self.cache_write)
+        return Usd(
+            -(-(size.worst_input * dearest_input + size.max_output * self.output) // MILLION)
+        )
+
+    def bill(self, usage: Usage) -> Usd:
+        """What exactly this usage costs."""
+        return divided(self._millionths(usage), MILLION)
+
+    def cache_discount(self, usage: Usage) -> Usd:
+        """What the caller saved against the same tokens uncached; never negative."""
+        return divided(max(0, usage.cache_read * (self.input - self.cached)), MILLION)
+
+    def _millionths(self, usage: Usage) -> int:
+        return (
+            usage.input * self.input
+            + usage.cache_read * self.cached
+            + usage.cache_write * self.cache_write
+            + (usage.output + usage.reasoning) * self.output
+        )
+
+
+def per_token(
+    input: str, output: str, cached: str | None = None, cache_write: str | None = None
+) -> PerToken:
+    """A price from decimal USD per million tokens; cached input defaults to 10 % of input.
+
+    The 10 % rule: docs page guides/prompt-caching.
+    """
+    full = usd(input)
+    return PerToken(
+        input=full,
+        output=usd(output),
+        cached=usd(cached) if cached is not None else divided(full, 10),
+        cache_write=usd(cache_write) if cache_write is not None else full,
+    )
+
+
+def max_output_for(price: PerToken, size: Size, available: Usd) -> int:
+    """The largest `max_tokens` whose hold `available` would cover; 0 if even the prompt is too dear."""
+    left = available * MILLION - size.worst_input * max(price.input, price.cache_write)
+    if left <= 0:
+        return 0
+    return left // price.output if price.output else size.max_output
+
+
+def plausible(usage: Usage) -> bool:
+    """Whether an upstream's figures can be billed: no negative and no absurd bucket."""
+    buckets = (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning)
+    return all(0 <= tokens <= MAX_TOKENS for tokens in buckets)
