@@ -1,0 +1,293 @@
+"""The storage ports in memory: for unit tests of the domain, equal to Postgres by contract.
+
+Everything hangs on one `MemoryStore`; operations do not await, so each is one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from kyma import ledger as rules
+from kyma.accounts import Account, Key, Operator, Session
+from kyma.ledger import Balance, Entry, Hold, Kind, LedgerHealth, Outcome, Resolution
+from kyma.money import ZERO, Usd
+from kyma.ports.storage import Held, Principal, Resolved
+from kyma.tiers import Override, Standing
+from kyma.usage import UsageRecord
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """All state. `now` is the clock that decides expiry; tests may move it."""
+
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    accounts: dict[str, Account] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    sessions: dict[bytes, Session] = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
+    operators: dict[str, Operator] = field(default_factory=dict)
+    balances: dict[str, Balance] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    resolutions: dict[str, Entry] = field(default_factory=dict)
+    open_holds: dict[str, tuple[Hold, datetime]] = field(default_factory=dict)
+    records: list[UsageRecord] = field(default_factory=list)
+    serial: int = 0
+
+    def book(self, entry: Entry) -> None:
+        """Append an entry and move the balance with it."""
+        if entry.id in self.entries:
+            raise ValueError(f"entry {entry.id} exists")
+        self.balances[entry.account_id] = rules.after(self.balances[entry.account_id], entry)
+        self.entries[entry.id] = entry
+        if entry.hold_id is not None and entry.kind is not Kind.HOLD:
+            self.resolutions[entry.hold_id] = entry
+
+    def next_id(self) -> str:
+        """An id for an entry that nobody named."""
+        self.serial += 1
+        return f"{self.serial:032x}"
+
+
+class MemoryLedger:
+    """The `Ledger` port."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+        """Reserve, by the rule of `kyma.ledger`."""
+        store = self._store
+        balance = store.balances.get(account_id)
+        old = store.entries.get(id)
+        if old is not None:
+            return self._again(old, account_id, amount, balance)
+        if balance is None:
+            return Held(Outcome.NO_ACCOUNT, None, ZERO)
+        entry = rules.hold(id, balance, account_id, amount)
+        if isinstance(entry, Outcome):
+            return Held(entry, None, balance.available)
+        store.book(entry)
+        hold = Hold(id, account_id, Usd(entry.held_paid), Usd(entry.held_promo))
+        store.open_holds[id] = (hold, store.now() + timedelta(seconds=ttl_s))
+        return Held(Outcome.DONE, hold, store.balances[account_id].available)
+
+    def _again(self, old: Entry, account_id: str, amount: Usd, balance: Balance | None) -> Held:
+        available = balance.available if balance else ZERO
+        same = old.kind is Kind.HOLD and old.account_id == account_id
+        if not same or old.held_paid + old.held_promo != amount:
+            return Held(Outcome.MISMATCH, None, available)
+        hold = Hold(old.id, account_id, Usd(old.held_paid), Usd(old.held_promo))
+        return Held(Outcome.EXISTS, hold, available)
+
+    async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
+        """End a hold once."""
+        store = self._store
+        opened = store.open_holds.pop(how.hold_id, None)
+        if opened is None:
+            first = store.resolutions.get(how.hold_id)
+            if first is None:
+                return Resolved(Outcome.NO_HOLD, ZERO, ZERO)
+            available = store.balances[first.account_id].available
+            return Resolved(rules.RESOLVED[first.kind], Usd(first.revenue + first.loss), available)
+        hold, _ = opened
+        entry = rules.resolve(store.next_id(), hold, how)
+        store.book(entry)
+        settled = Usd(entry.revenue + entry.loss)
+        if record is not None:
+            store.records.append(replace(record, charged=settled))
+        return Resolved(Outcome.DONE, settled, store.balances[hold.account_id].available)
+
+    async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
+        """Book paid-in credit."""
+        return self._credit(rules.deposit(id, account_id, amount, reason))
+
+    async def grant(
+        self, id: str, account_id: str, amount: Usd, reason: str, actor: str = ""
+    ) -> Outcome:
+        """Book given credit."""
+        return self._credit(rules.grant(id, account_id, amount, reason, actor))
+
+    def _credit(self, entry: Entry) -> Outcome:
+        store = self._store
+        if entry.account_id not in store.balances:
+            return Outcome.NO_ACCOUNT
+        old = store.entries.get(entry.id)
+        if old is not None:
+            same = (old.kind, old.account_id, old.paid, old.promo) == (
+                entry.kind,
+                entry.account_id,
+                entry.paid,
+                entry.promo,
+            )
+            return Outcome.EXISTS if same else Outcome.MISMATCH
+        store.book(entry)
+        return Outcome.DONE
+
+    async def balance(self, account_id: str) -> Balance:
+        """The projection."""
+        return self._store.balances.get(account_id, Balance())
+
+    async def sweep(self, limit: int = 500) -> int:
+        """Expire overdue holds, oldest first."""
+        store = self._store
+        now = store.now()
+        overdue = sorted(
+            (expires_at, id)
+            for id, (_, expires_at) in store.open_holds.items()
+            if expires_at <= now
+        )
+        for _, id in overdue[:limit]:
+            await self.resolve(Resolution(id, Kind.EXPIRE))
+        return len(overdue[:limit])
+
+    async def health(self) -> LedgerHealth:
+        """Replay everything."""
+        store = self._store
+        entries = list(store.entries.values())
+        off = sum(
+            rules.fold(entry for entry in entries if entry.account_id == account_id) != balance
+            for account_id, balance in store.balances.items()
+        )
+        unresolved = {
+            entry.id
+            for entry in entries
+            if entry.kind is Kind.HOLD and entry.id not in store.resolutions
+        }
+        return LedgerHealth(
+            entries=len(entries),
+            sum_of_all_books=sum(entry.total for entry in entries),
+            balances_off=off,
+            holds_off=len(unresolved ^ store.open_holds.keys()),
+            open_holds=len(store.open_holds),
+            oldest_open_hold_s=0.0,
+            revenue=Usd(sum(entry.revenue for entry in entries)),
+            provider_cost=Usd(-sum(entry.provider_cost for entry in entries)),
+            loss=Usd(-sum(entry.loss for entry in entries)),
+        )
+
+
+class MemoryAccounts:
+    """The `Accounts` port."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        """Owner of a live key or session."""
+        store = self._store
+        for key in store.keys.values():
+            if key.digest == digest and key.revoked_at is None:
+                return self._principal(key.account_id, key.id)
+        session = store.sessions.get(digest)
+        if session is not None and session.expires_at > store.now():
+            return self._principal(session.account_id, "")
+        return None
+
+    def _principal(self, account_id: str, key_id: str) -> Principal:
+        account = self._store.accounts[account_id]
+        return Principal(account_id, key_id, account.email, self._standing(account_id))
+
+    def _standing(self, account_id: str) -> Standing:
+        decided = [row for row in self._store.overrides if row.account_id == account_id]
+        return Standing(
+            account_id,
+            self._store.balances[account_id].deposited,
+            decided[-1] if decided else None,
+        )
+
+    async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
+        """All or nothing."""
+        store = self._store
+        if await self.by_email(account.email) is not None:
+            return False
+        store.accounts[account.id] = account
+        store.balances[account.id] = Balance()
+        store.keys[key.id] = key
+        store.sessions[session.digest] = session
+        if bonus:
+            store.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
+        return True
+
+    async def by_email(self, email: str) -> Account | None:
+        """By address, any case."""
+        return next(
+            (
+                account
+                for account in self._store.accounts.values()
+                if account.email.lower() == email.lower()
+            ),
+            None,
+        )
+
+    async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
+        """By part of the address or by whole id."""
+        found = [
+            account
+            for account in self._store.accounts.values()
+            if text.lower() in account.email.lower() or account.id == text.replace("-", "").lower()
+        ]
+        return sorted(found, key=lambda account: account.created_at, reverse=True)[:limit]
+
+    async def keys(self, account_id: str) -> Sequence[Key]:
+        """Newest first."""
+        own = [key for key in self._store.keys.values() if key.account_id == account_id]
+        return sorted(own, key=lambda key: (key.created_at, key.id), reverse=True)
+
+    async def add_session(self, session: Session) -> None:
+        """Remember it."""
+        self._store.sessions[session.digest] = session
+
+    async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
+        """Once; a second call changes nothing."""
+        key = self._store.keys.get(key_id)
+        if key is None or key.account_id != account_id:
+            return None
+        if key.revoked_at is None:
+            key = replace(key, revoked_at=self._store.now())
+            self._store.keys[key_id] = key
+        return key
+
+    async def standing(self, account_id: str) -> Standing | None:
+        """Deposits and override."""
+        if account_id not in self._store.balances:
+            return None
+        return self._standing(account_id)
+
+
+class MemoryOverrides:
+    """The `Overrides` port."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def add(self, override: Override) -> None:
+        """Append."""
+        self._store.overrides.append(override)
+
+    async def history(self, account_id: str) -> Sequence[Override]:
+        """Newest first."""
+        return [row for row in reversed(self._store.overrides) if row.account_id == account_id]
+
+
+class MemoryOperators:
+    """The `Operators` port."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def add(self, operator: Operator) -> bool:
+        """Unless the name is taken."""
+        if operator.name in self._store.operators:
+            return False
+        self._store.operators[operator.name] = operator
+        return True
+
+    async def by_name(self, name: str) -> Operator | None:
+        """By exact name."""
+        return self._store.operators.get(name)
+
+    async def count(self) -> int:
+        """How many."""
+        return len(self._store.operators)

@@ -1,0 +1,269 @@
+"""Accounts, keys, sessions, overrides and operators on Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, and_, func, insert, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from adapters.postgres.tables import (
+    accounts,
+    api_keys,
+    balances,
+    operators,
+    sessions,
+    tier_overrides,
+)
+from adapters.postgres.units import PostgresUnits
+from kyma.accounts import Account, Key, Operator, Session
+from kyma.money import Usd
+from kyma.ports.storage import Principal
+from kyma.tiers import Override, Standing
+
+PRINCIPAL = text(
+    """
+    SELECT a.id::text AS account_id, a.email, s.key_id, b.deposited,
+           o.id::text AS override_id, o.level, o.operator, o.reason, o.granted_at, o.until
+    FROM (
+        SELECT account_id, id::text AS key_id FROM api_keys
+        WHERE digest = :digest AND revoked_at IS NULL
+        UNION ALL
+        SELECT account_id, '' FROM sessions WHERE digest = :digest AND expires_at > now()
+    ) s
+    JOIN accounts a ON a.id = s.account_id
+    JOIN balances b ON b.account_id = a.id
+    LEFT JOIN LATERAL (
+        SELECT * FROM tier_overrides WHERE account_id = a.id ORDER BY seq DESC LIMIT 1
+    ) o ON true
+    LIMIT 1
+    """
+)
+
+
+class PostgresAccounts:
+    """The `Accounts` port."""
+
+    def __init__(self, units: PostgresUnits) -> None:
+        self._units = units
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        """Owner of a live key or session, with deposits and latest override, in one query."""
+        async with self._units.unit() as connection:
+            row = (await connection.execute(PRINCIPAL, {"digest": digest})).first()
+        if row is None:
+            return None
+        override = None
+        if row.override_id is not None:
+            override = Override(
+                _hex(row.override_id),
+                _hex(row.account_id),
+                row.level,
+                row.operator,
+                row.reason,
+                row.granted_at,
+                row.until,
+            )
+        account_id = _hex(row.account_id)
+        standing = Standing(account_id, Usd(row.deposited), override)
+        return Principal(account_id, _hex(row.key_id), row.email, standing)
+
+    async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
+        """Account, balance, bonus, key and session, all or nothing."""
+        async with self._units.unit() as connection:
+            created = await connection.execute(
+                upsert(accounts)
+                .values(
+                    id=account.id,
+                    email=account.email,
+                    password_hash=account.password_hash,
+                    created_at=account.created_at,
+                )
+                .on_conflict_do_nothing()
+            )
+            if created.rowcount == 0:
+                return False
+            await connection.execute(
+                insert(balances).values(
+                    account_id=account.id,
+                    paid=0,
+                    promo=0,
+                    held_paid=0,
+                    held_promo=0,
+                    deposited=0,
+                )
+            )
+            await connection.execute(insert(api_keys).values(**_columns(key)))
+            await connection.execute(insert(sessions).values(**_columns(session)))
+            if bonus:
+                # The account's own id names the grant: it can never be given twice.
+                await connection.execute(
+                    text("SELECT ledger_credit(:id, 'grant', :id, :bonus, 'sign-up credit', '')"),
+                    {"id": account.id, "bonus": bonus},
+                )
+        return True
+
+    async def by_email(self, email: str) -> Account | None:
+        """By address, any case."""
+        async with self._units.unit() as connection:
+            row = (
+                await connection.execute(
+                    select(accounts).where(func.lower(accounts.c.email) == email.lower())
+                )
+            ).first()
+        return None if row is None else _account(row)
+
+    async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
+        """By part of the address or by whole id."""
+        pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        wanted = or_(
+            accounts.c.email.ilike(f"%{pattern}%"),
+            func.replace(accounts.c.id.cast(_TEXT), "-", "") == text.replace("-", "").lower(),
+        )
+        query = select(accounts).where(wanted).order_by(accounts.c.created_at.desc()).limit(limit)
+        return [_account(row) for row in await self._all(query)]
+
+    async def keys(self, account_id: str) -> Sequence[Key]:
+        """All keys, newest first."""
+        query = (
+            select(api_keys)
+            .where(api_keys.c.account_id == account_id)
+            .order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
+        )
+        return [_key(row) for row in await self._all(query)]
+
+    async def add_session(self, session: Session) -> None:
+        """Store a session."""
+        async with self._units.unit() as connection:
+            await connection.execute(insert(sessions).values(**_columns(session)))
+
+    async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
+        """Set the time of revocation once; a second call changes nothing."""
+        async with self._units.unit() as connection:
+            row = (
+                await connection.execute(
+                    update(api_keys)
+                    .where(and_(api_keys.c.id == key_id, api_keys.c.account_id == account_id))
+                    .values(revoked_at=func.coalesce(api_keys.c.revoked_at, func.now()))
+                    .returning(*api_keys.c)
+                )
+            ).first()
+        return None if row is None else _key(row)
+
+    async def standing(self, account_id: str) -> Standing | None:
+        """Deposits and override, read now."""
+        latest = (
+            select(tier_overrides)
+            .where(tier_overrides.c.account_id == account_id)
+            .order_by(tier_overrides.c.seq.desc())
+            .limit(1)
+        )
+        async with self._units.unit() as connection:
+            deposited = await connection.scalar(
+                select(balances.c.deposited).where(balances.c.account_id == account_id)
+            )
+            row = (await connection.execute(latest)).first()
+        if deposited is None:
+            return None
+        return Standing(account_id, Usd(deposited), None if row is None else _override(row))
+
+    async def _all(self, query: Select[Any]) -> Sequence[Any]:
+        async with self._units.unit() as connection:
+            rows: Sequence[Any] = (await connection.execute(query)).all()
+        return rows
+
+
+class PostgresOverrides:
+    """The `Overrides` port."""
+
+    def __init__(self, units: PostgresUnits) -> None:
+        self._units = units
+
+    async def add(self, override: Override) -> None:
+        """Append a row."""
+        async with self._units.unit() as connection:
+            await connection.execute(insert(tier_overrides).values(**_columns(override)))
+
+    async def history(self, account_id: str) -> Sequence[Override]:
+        """Newest first."""
+        query = (
+            select(tier_overrides)
+            .where(tier_overrides.c.account_id == account_id)
+            .order_by(tier_overrides.c.seq.desc())
+        )
+        async with self._units.unit() as connection:
+            return [_override(row) for row in (await connection.execute(query)).all()]
+
+
+class PostgresOperators:
+    """The `Operators` port."""
+
+    def __init__(self, units: PostgresUnits) -> None:
+        self._units = units
+
+    async def add(self, operator: Operator) -> bool:
+        """Insert unless the name is taken."""
+        async with self._units.unit() as connection:
+            result = await connection.execute(
+                upsert(operators).values(**_columns(operator)).on_conflict_do_nothing()
+            )
+        return result.rowcount == 1
+
+    async def by_name(self, name: str) -> Operator | None:
+        """By exact name."""
+        async with self._units.unit() as connection:
+            row = (
+                await connection.execute(select(operators).where(operators.c.name == name))
+            ).first()
+        return None if row is None else Operator(row.name, row.password_hash, row.created_at)
+
+    async def count(self) -> int:
+        """How many."""
+        async with self._units.unit() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(operators)) or 0)
+
+
+_TEXT = accounts.c.email.type
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__slots__}
+
+
+def _hex(id: str) -> str:
+    return id.replace("-", "")
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def _account(row: Any) -> Account:
+    return Account(_hex(row.id), row.email, row.password_hash, row.created_at)
+
+
+def _key(row: Any) -> Key:
+    return Key(
+        _hex(row.id),
+        _hex(row.account_id),
+        row.name,
+        bytes(row.digest),
+        row.prefix,
+        row.last4,
+        row.created_at,
+        _utc(row.revoked_at),
+    )
+
+
+def _override(row: Any) -> Override:
+    return Override(
+        _hex(row.id),
+        _hex(row.account_id),
+        row.level,
+        row.operator,
+        row.reason,
+        row.granted_at,
+        _utc(row.until),
+    )

@@ -1,0 +1,342 @@
+"""The ledger on Postgres, with group commit.
+
+Holds and resolutions that arrive while a batch is being written form the next batch: one
+call of `ledger_apply`, one transaction, each caller with an answer of its own. There is no
+timer: an idle ledger writes at once, a busy one writes many together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from adapters.postgres.units import UNREACHABLE, PostgresUnits
+from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
+from kyma.money import ZERO, Usd
+from kyma.ports.storage import Held, Resolved, StorageUnavailable
+from kyma.usage import UsageRecord
+
+MAX_BATCH = 256
+"""Operations in one transaction; bounds how long its locks are held."""
+
+MAX_QUEUE = 20_000
+"""Operations waiting; beyond it callers are refused at once instead of waiting in vain."""
+
+APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7, $8)"
+
+
+@dataclass(slots=True)
+class _Operation:
+    """One hold or resolution on its way into a batch."""
+
+    kind: Kind
+    hold_id: UUID
+    account_id: UUID | None
+    amount: int
+    cost: int
+    ttl_s: int
+    record: dict[str, Any] | None
+    done: asyncio.Future[Any]
+
+
+class Batcher:
+    """Owns one connection of the pool and writes whatever has queued up, again and again."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._waiting: list[_Operation] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+
+    async def write(self, operation: _Operation) -> Any:
+        """Queue an operation and wait for its row of the answer."""
+        if len(self._waiting) >= MAX_QUEUE:
+            raise StorageUnavailable("the ledger's queue is full")
+        self._waiting.append(operation)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._drain())
+        return await operation.done
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                try:
+                    rows = await self._apply(batch)
+                except UNREACHABLE as error:
+                    await self._drop_connection()
+                    _fail(batch, StorageUnavailable(f"{type(error).__name__}: {error}"))
+                except Exception as error:
+                    await self._drop_connection()
+                    if len(batch) == 1:
+                        _fail(batch, error)
+                    else:
+                        await self._one_by_one(batch)
+                else:
+                    _answer(batch, rows)
+        finally:
+            self._writer = None
+
+    async def _one_by_one(self, batch: Sequence[_Operation]) -> None:
+        """After a batch broke a constraint: find the operation to blame, spare the others."""
+        for operation in batch:
+            try:
+                _answer([operation], await self._apply([operation]))
+            except UNREACHABLE as error:
+                await self._drop_connection()
+                _fail([operation], StorageUnavailable(f"{type(error).__name__}: {error}"))
+            except Exception as error:
+                await self._drop_connection()
+                _fail([operation], error)
+
+    def _next_batch(self) -> list[_Operation]:
+        """The next operations, resolutions first (they free credit), no hold id twice."""
+        taken: list[_Operation] = []
+        left: list[_Operation] = []
+        ids: set[UUID] = set()
+        for operation in self._waiting:
+            if len(taken) < MAX_BATCH and operation.hold_id not in ids:
+                ids.add(operation.hold_id)
+                taken.append(operation)
+            else:
+                left.append(operation)
+        self._waiting = left
+        taken.sort(key=lambda operation: operation.kind is Kind.HOLD)
+        return taken
+
+    async def _apply(self, batch: Sequence[_Operation]) -> Sequence[asyncpg.Record]:
+        if self._driver is None:
+            self._connection = await self._engine.connect()
+            raw = await self._connection.get_raw_connection()
+            self._driver = raw.driver_connection
+        records = [operation.record for operation in batch if operation.record is not None]
+        rows: Sequence[asyncpg.Record] = await self._driver.fetch(
+            APPLY,
+            [operation.kind.value for operation in batch],
+            [operation.hold_id for operation in batch],
+            [operation.account_id for operation in batch],
+            [None if operation.kind is Kind.HOLD else uuid4() for operation in batch],
+            [operation.amount for operation in batch],
+            [operation.cost for operation in batch],
+            [operation.ttl_s for operation in batch],
+            orjson.dumps(records).decode() if records else None,
+        )
+        return rows
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            await connection.invalidate()
+            await connection.close()
+
+    async def close(self) -> None:
+        """Write what is queued, then give the connection back."""
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            await connection.close()
+
+
+def _fail(batch: Sequence[_Operation], error: Exception) -> None:
+    for operation in batch:
+        if not operation.done.done():
+            operation.done.set_exception(error)
+
+
+def _answer(batch: Sequence[_Operation], rows: Sequence[asyncpg.Record]) -> None:
+    for row in rows:
+        operation = batch[row["ord"] - 1]
+        if not operation.done.done():
+            operation.done.set_result(row)
+
+
+class PostgresLedger:
+    """The `Ledger` port on Postgres."""
+
+    def __init__(self, engine: AsyncEngine, units: PostgresUnits) -> None:
+        self._batcher = Batcher(engine)
+        self._units = units
+
+    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+        """Reserve; see the port."""
+        row = await self._batcher.write(
+            _Operation(
+                Kind.HOLD,
+                UUID(id),
+                UUID(account_id),
+                amount,
+                0,
+                ttl_s,
+                None,
+                asyncio.get_running_loop().create_future(),
+            )
+        )
+        outcome = Outcome(row["outcome"])
+        available = Usd(row["available"])
+        if outcome not in {Outcome.DONE, Outcome.EXISTS}:
+            return Held(outcome, None, available)
+        return Held(outcome, Hold(id, account_id, Usd(row["paid"]), Usd(row["promo"])), available)
+
+    async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
+        """End a hold; see the port."""
+        row = await self._batcher.write(
+            _Operation(
+                how.kind,
+                UUID(how.hold_id),
+                None,
+                how.bill,
+                how.cost,
+                0,
+                None if record is None else _row_of(record),
+                asyncio.get_running_loop().create_future(),
+            )
+        )
+        return Resolved(Outcome(row["outcome"]), Usd(row["settled"]), Usd(row["available"]))
+
+    async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
+        """Book paid-in credit."""
+        return await self._credit(id, Kind.DEPOSIT, account_id, amount, reason, "")
+
+    async def grant(
+        self, id: str, account_id: str, amount: Usd, reason: str, actor: str = ""
+    ) -> Outcome:
+        """Book given credit."""
+        return await self._credit(id, Kind.GRANT, account_id, amount, reason, actor)
+
+    async def _credit(
+        self, id: str, kind: Kind, account_id: str, amount: Usd, reason: str, actor: str
+    ) -> Outcome:
+        async with self._units.unit() as connection:
+            answer = await connection.scalar(
+                text("SELECT ledger_credit(:id, :kind, :account, :amount, :reason, :actor)"),
+                {
+                    "id": id,
+                    "kind": kind.value,
+                    "account": account_id,
+                    "amount": amount,
+                    "reason": reason,
+                    "actor": actor,
+                },
+            )
+        return Outcome(answer)
+
+    async def balance(self, account_id: str) -> Balance:
+        """The projection, which every booking keeps."""
+        async with self._units.unit() as connection:
+            row = (
+                await connection.execute(
+                    text(
+                        "SELECT paid, promo, held_paid, held_promo, deposited"
+                        " FROM balances WHERE account_id = :id"
+                    ),
+                    {"id": account_id},
+                )
+            ).first()
+        return Balance() if row is None else Balance(*(Usd(amount) for amount in row))
+
+    async def sweep(self, limit: int = 500) -> int:
+        """Expire overdue holds."""
+        async with self._units.unit() as connection:
+            return int(await connection.scalar(text("SELECT ledger_sweep(:n)"), {"n": limit}) or 0)
+
+    async def health(self) -> LedgerHealth:
+        """Replay everything; reads one snapshot."""
+        async with self._units.unit() as connection:
+            row = (await connection.execute(text(HEALTH))).one()
+        return LedgerHealth(
+            entries=row.entries,
+            sum_of_all_books=int(row.total),
+            balances_off=row.balances_off,
+            holds_off=row.holds_off,
+            open_holds=row.open_holds,
+            oldest_open_hold_s=float(row.oldest_s),
+            revenue=Usd(int(row.revenue)),
+            provider_cost=Usd(-int(row.provider_cost)),
+            loss=Usd(-int(row.loss)),
+        )
+
+    async def close(self) -> None:
+        """Finish what is queued."""
+        await self._batcher.close()
+
+
+HEALTH = """
+WITH replay AS (
+    SELECT account_id, sum(paid) AS paid, sum(promo) AS promo, sum(held_paid) AS held_paid,
+           sum(held_promo) AS held_promo, sum(paid) FILTER (WHERE kind = 'deposit') AS deposited
+    FROM entries GROUP BY account_id
+), held AS (
+    SELECT e.hold_id, e.account_id, e.held_paid, e.held_promo FROM entries e
+    WHERE e.kind = 'hold' AND NOT EXISTS (
+        SELECT 1 FROM entries r
+        WHERE r.hold_id = e.hold_id AND r.kind IN ('settle', 'refund', 'expire'))
+), books AS (
+    SELECT count(*) AS entries, coalesce(sum(revenue), 0) AS revenue,
+           coalesce(sum(provider_cost), 0) AS provider_cost, coalesce(sum(loss), 0) AS loss,
+           coalesce(sum(paid + promo + held_paid + held_promo + revenue + provider_cost
+                        + processor + promo_fund + loss), 0) AS total
+    FROM entries
+)
+SELECT books.*,
+    (SELECT count(*) FROM balances b FULL JOIN replay r USING (account_id)
+     WHERE (coalesce(b.paid, 0), coalesce(b.promo, 0), coalesce(b.held_paid, 0),
+            coalesce(b.held_promo, 0), coalesce(b.deposited, 0))
+        IS DISTINCT FROM
+           (coalesce(r.paid, 0), coalesce(r.promo, 0), coalesce(r.held_paid, 0),
+            coalesce(r.held_promo, 0), coalesce(r.deposited, 0))) AS balances_off,
+    (SELECT count(*) FROM open_holds o FULL JOIN held h USING (hold_id)
+     WHERE (o.account_id, o.paid, o.promo)
+        IS DISTINCT FROM (h.account_id, h.held_paid, h.held_promo)) AS holds_off,
+    (SELECT count(*) FROM open_holds) AS open_holds,
+    coalesce((SELECT extract(epoch FROM now() - min(e.created_at))
+              FROM open_holds o JOIN entries e ON e.id = o.hold_id), 0) AS oldest_s
+FROM books
+"""
+
+
+def _row_of(record: UsageRecord) -> dict[str, Any]:
+    usage = record.usage
+    return {
+        "id": record.id,
+        "account_id": record.account_id,
+        "key_id": record.key_id or None,
+        "endpoint": record.endpoint,
+        "requested_model": record.requested_model,
+        "served_model": record.served_model,
+        "provider": record.provider,
+        "layer": record.layer,
+        "streamed": record.streamed,
+        "outcome": record.outcome,
+        "input_tokens": usage.input,
+        "cache_read_tokens": usage.cache_read,
+        "cache_write_tokens": usage.cache_write,
+        "output_tokens": usage.output,
+        "reasoning_tokens": usage.reasoning,
+        "evidence": usage.evidence.value,
+        "price_version": record.price_version,
+        "cache_discount": record.cache_discount,
+        "provider_cost": record.provider_cost,
+        "first_byte_ms": record.first_byte_ms,
+        "duration_ms": record.duration_ms,
+        "attempts": [
+            {
+                "provider": attempt.provider,
+                "upstream_model": attempt.upstream_model,
+                "layer": attempt.layer,
+                "outcome": attempt.outcome,
+                "duration_ms": attempt.duration_ms,
+            }
+            for attempt in record.attempts
+        ],
+        "started_at": record.started_at,
+    }

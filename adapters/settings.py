@@ -1,0 +1,178 @@
+"""Every knob of the service, read once from the environment.
+
+This is the only module that reads environment variables. The table in
+`docs/configuration.md` is checked against it by a test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROVIDER_KEY_VARIABLES = {
+    "groq": "GROQ_API_KEY",
+    "deepinfra": "DEEPINFRA_API_KEY",
+    "together": "TOGETHER_API_KEY",
+    "fireworks": "FIREWORKS_API_KEY",
+    "openrouter": "OPENROUTER_API_KEY",
+    "deepseek": "DEEPSEEK_API_KEY",
+    "alibaba": "DASHSCOPE_API_KEY",
+    "moonshot": "MOONSHOT_API_KEY",
+    "zai": "ZAI_API_KEY",
+    "minimax": "MINIMAX_API_KEY",
+    "google": "GEMINI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+}
+"""Where each provider's key usually is. One that is set turns the `auto` sandbox off."""
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """What a process that we start finds in its environment: ours, and what we tell it."""
+    return {**os.environ, **extra}
+
+
+class Settings(BaseSettings):
+    """Frozen settings; variables are named `KYMA_` + the field name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="KYMA_", frozen=True, extra="ignore")
+
+    env: Literal["development", "production"] = Field(
+        default="development",
+        description="`production` refuses to start on generated secrets or embedded servers.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address the HTTP server binds to.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server.")
+    console_port: int = Field(
+        default=8501, ge=0, le=65535, description="Port of the Streamlit console."
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="HTTP processes that `make up` starts."
+    )
+    public_url: str = Field(
+        default="", description="Address customers see; empty means `http://HOST:PORT`."
+    )
+    data_dir: Path = Field(
+        default=ROOT / ".kyma",
+        description="Where the embedded servers and generated secrets of one machine live.",
+    )
+
+    database_url: str = Field(
+        default="",
+        description="PostgreSQL to use, e.g. `postgresql://user@host/db`; empty: embedded.",
+    )
+    database_pool: int = Field(default=10, ge=2, le=200, description="Connections per process.")
+    redis_url: str = Field(default="", description="Redis or Valkey to use; empty: embedded.")
+    redis_timeout_ms: int = Field(
+        default=100, ge=5, le=5000, description="Budget of one limiter call; past it requests pass."
+    )
+    pg_bin: Path | None = Field(
+        default=None, description="Folder with `postgres` and `initdb` for the embedded PostgreSQL."
+    )
+
+    key_pepper: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secret under which API keys are hashed (32+ characters).",
+    )
+
+    sandbox: Literal["auto", "on", "off"] = Field(
+        default="auto", description="The sandbox provider; `auto`: on while no provider has a key."
+    )
+    sandbox_url: str = Field(
+        default="", description="Base URL of a running sandbox provider; set by `make up`."
+    )
+    sandbox_url_2: str = Field(
+        default="", description="Base URL of a second sandbox provider, to fall back to."
+    )
+    local_url: str = Field(
+        default="",
+        description="OpenAI-compatible server whose models join the catalogue (Ollama, vLLM).",
+    )
+    local_key: SecretStr = Field(default=SecretStr(""), description="Its key, where it wants one.")
+    provider_keys: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description='Provider keys as JSON, `{"groq": "…"}`; `GROQ_API_KEY` and its like also do.',
+    )
+    provider_urls: dict[str, str] = Field(
+        default_factory=dict, description="Base URLs that replace a provider's own, as JSON."
+    )
+
+    connect_timeout_s: float = Field(default=3.0, gt=0, description="Connecting to an upstream.")
+    first_byte_timeout_s: float = Field(
+        default=60.0, gt=0, description="Until an upstream's first byte, per attempt."
+    )
+    chunk_timeout_s: float = Field(
+        default=30.0, gt=0, description="Between two chunks of a stream."
+    )
+    request_timeout_s: float = Field(
+        default=600.0, gt=0, description="One deadline for a whole request, every attempt included."
+    )
+    body_limit_bytes: int = Field(
+        default=20 * 1024 * 1024, ge=1024, description="Largest accepted request body."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="For a client to finish sending a body."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line written."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Keys from the providers' own variables; `provider_keys` wins, an empty one turns off."""
+        found = {
+            name: key
+            for name, variable in PROVIDER_KEY_VARIABLES.items()
+            if (key := os.environ.get(variable, "").strip())
+        }
+        told = values.get("provider_keys") or {}
+        if not isinstance(told, Mapping):
+            return values
+        merged = {**found, **told}
+        return {**values, "provider_keys": {name: key for name, key in merged.items() if key}}
+
+    @field_validator("database_url")
+    @classmethod
+    def _plain_scheme(cls, url: str) -> str:
+        """Accept `postgres://` and SQLAlchemy's spelling; keep one: `postgresql://`."""
+        scheme, sep, rest = url.partition("://")
+        if not sep:
+            if url:
+                raise ValueError("must be a URL such as postgresql://user@host/database")
+            return url
+        if scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+            raise ValueError(f"scheme {scheme!r} is not PostgreSQL's")
+        return f"postgresql://{rest}"
+
+    @model_validator(mode="after")
+    def _production_is_explicit(self) -> Settings:
+        if self.env == "production":
+            missing = [
+                f"KYMA_{name.upper()}"
+                for name in ("database_url", "redis_url")
+                if not getattr(self, name)
+            ]
+            if len(self.key_pepper.get_secret_value()) < 32:
+                missing.append("KYMA_KEY_PEPPER (32+ characters)")
+            if missing:
+                raise ValueError("production needs " + ", ".join(missing))
+        return self
+
+    @property
+    def base_url(self) -> str:
+        """What a client puts in front of `/v1`, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def wants_sandbox(self) -> bool:
+        """Whether the sandbox provider runs: said so, or nothing else could answer."""
+        if self.sandbox != "auto":
+            return self.sandbox == "on"
+        return not self.provider_keys and not self.local_url

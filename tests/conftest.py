@@ -1,0 +1,58 @@
+"""Real servers for the whole session, and a fresh database for whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.redis.client import make_redis
+from adapters.postgres.units import PostgresUnits, make_engine
+from tests.servers import Servers, drop_database, fresh_database, fresh_redis, start_servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """PostgreSQL and Valkey on free ports, or the given ones."""
+    with start_servers() as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def database_url(servers: Servers) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    url = await fresh_database(servers)
+    yield url
+    await drop_database(servers, url)
+
+
+@pytest_asyncio.fixture
+async def postgres_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A pool on it, which must have every connection back in the end."""
+    engine = make_engine(database_url, 10)
+    yield engine
+    assert engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def postgres_units(postgres_engine: AsyncEngine) -> PostgresUnits:
+    """Transactions on it."""
+    return PostgresUnits(postgres_engine)
+
+
+@pytest_asyncio.fixture
+async def redis_url(servers: Servers) -> str:
+    """An empty Redis of the test's own."""
+    return await fresh_redis(servers)
+
+
+@pytest_asyncio.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client on it."""
+    client = make_redis(redis_url)
+    yield client
+    await client.aclose()

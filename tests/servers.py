@@ -1,0 +1,160 @@
+"""PostgreSQL and Redis for the test-suite: embedded ones, or those that the environment names.
+
+    with start_servers() as servers:
+        url = asyncio.run(fresh_database(servers))
+
+Every test gets a database of its own, copied from one migrated template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import redis.asyncio
+from alembic import command
+from alembic.config import Config
+
+from adapters.embedded import postgres
+from adapters.embedded import redis as embedded_redis
+from adapters.embedded.processes import Server, Supervisor
+from adapters.settings import ROOT, Settings
+
+REDIS_DATABASES = 128
+# The data is thrown away with the run, so nothing waits for a disk.
+UNSAFE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass(slots=True)
+class _Made:
+    """What this run made on the servers, and so must take away again."""
+
+    template: str | None = None
+    databases: list[str] = field(default_factory=list)
+    redis_turn: Iterator[int] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where both servers answer."""
+
+    database_url: str
+    redis_url: str
+    _made: _Made = field(default_factory=_Made, repr=False, compare=False)
+
+
+@contextmanager
+def temporary_data_dir() -> Iterator[Path]:
+    """A data dir that `nobody` can pass through (pytest's own are closed to others)."""
+    path = Path(tempfile.mkdtemp(prefix="kyma-test-"))
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def start_servers() -> Iterator[Servers]:
+    """Both servers for as long as the block lasts. For synchronous, session-wide fixtures."""
+    given = Settings()
+    with temporary_data_dir() as data_dir, asyncio.Runner() as runner:
+        supervisor = Supervisor()
+        try:
+            database_url, redis_url = given.database_url, given.redis_url
+            if not database_url:
+                log = data_dir / "postgres.log"
+                server = postgres.prepare(data_dir, given.pg_bin, log, UNSAFE, sync=False)
+                database_url = runner.run(_started(supervisor, server))
+            if not redis_url:
+                server = embedded_redis.prepare(
+                    data_dir, data_dir / "redis.log", databases=REDIS_DATABASES, sync=False
+                )
+                redis_url = runner.run(_started(supervisor, server))
+            servers = Servers(database_url, redis_url)
+            try:
+                yield servers
+            finally:
+                runner.run(_drop_all(servers))
+        finally:
+            runner.run(supervisor.stop())
+
+
+async def _started(supervisor: Supervisor, server: Server) -> str:
+    await supervisor.start(server.child)
+    return server.url
+
+
+async def fresh_database(servers: Servers) -> str:
+    """The URL of a new, migrated, empty database."""
+    made = servers._made
+    async with made.lock:
+        if made.template is None:
+            name = await _create(servers, f"kyma_template_{secrets.token_hex(6)}")
+            await asyncio.to_thread(_migrate, at(servers.database_url, name))
+            made.template = name
+    name = f"kyma_test_{secrets.token_hex(6)}"
+    return at(servers.database_url, await _create(servers, name, made.template))
+
+
+async def drop_database(servers: Servers, url: str) -> None:
+    """Take a fresh database away before the end of the run, connections or not."""
+    name = urlsplit(url).path.lstrip("/")
+    connection = await asyncpg.connect(servers.database_url)
+    try:
+        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
+    servers._made.databases.remove(name)
+
+
+async def fresh_redis(servers: Servers) -> str:
+    """The URL of an emptied database; indexes come round again after all have been used."""
+    made = servers._made
+    parts = urlsplit(servers.redis_url)
+    if made.redis_turn is None:
+        async with redis.asyncio.Redis.from_url(servers.redis_url) as client:
+            databases = int((await client.config_get("databases"))["databases"])
+        made.redis_turn = itertools.cycle(range(1, databases))
+    url = urlunsplit(parts._replace(path=f"/{next(made.redis_turn)}"))
+    async with redis.asyncio.Redis.from_url(url) as client:
+        await client.flushdb()
+    return url
+
+
+def at(url: str, database: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+async def _create(servers: Servers, name: str, template: str | None = None) -> str:
+    connection = await asyncpg.connect(servers.database_url)
+    copied = f' TEMPLATE "{template}"' if template else ""
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"{copied}')
+    finally:
+        await connection.close()
+    servers._made.databases.append(name)
+    return name
+
+
+async def _drop_all(servers: Servers) -> None:
+    for name in reversed(servers._made.databases.copy()):
+        await drop_database(servers, at(servers.database_url, name))
+
+
+def _migrate(url: str) -> None:
+    config = Config(str(ROOT / "alembic.ini"))
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    config.attributes["database_url"] = url
+    command.upgrade(config, "head")
