@@ -1,0 +1,104 @@
+"""What a plain ASGI callable needs: credentials from headers, a bounded body, JSON out.
+
+The hottest route is such a callable, mounted in front of Quart: measured, Quart's own cost
+is about 90 µs a request and this one's about 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+
+from adapters.http.errors import envelope, headers_of, status_of
+from kyma.errors import Code, Refusal
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON_HEADER = (b"content-type", b"application/json")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before its request was complete."""
+
+
+def credential(scope: Scope) -> str | None:
+    """The secret of `Authorization: Bearer` or `x-api-key`; the first one wins."""
+    key = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, secret = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                return str(secret.strip().decode("latin-1"))
+        elif name == b"x-api-key":
+            key = value.strip().decode("latin-1")
+    return key
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body, refused beyond `limit` bytes or when it does not come in time."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > limit:
+            raise _too_large(limit)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _whole(receive, limit)
+    except TimeoutError:
+        raise Refusal(
+            Code.BODY_TIMEOUT, f"The body did not arrive within {timeout_s:g} s."
+        ) from None
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body"):
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {limit:,} bytes.")
+
+
+async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
+    """One JSON answer."""
+    raw = orjson.dumps(body)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [JSON_HEADER, (b"content-length", b"%d" % len(raw)), *headers],
+        }
+    )
+    await send({"type": "http.response.body", "body": raw})
+
+
+async def send_refusal(
+    send: Send, refusal: Refusal, request_id: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """A refusal as status, headers and envelope."""
+    own = encoded([("X-Kyma-Request-Id", request_id), *headers_of(refusal)])
+    await send_json(send, status_of(refusal), envelope(refusal, request_id), own + headers)
+
+
+def encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header names and values as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

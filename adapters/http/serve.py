@@ -1,0 +1,65 @@
+"""One HTTP process: `python -m adapters.http.serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import socket
+
+import uvicorn
+import uvloop
+
+from adapters import log
+from adapters.container import Container, start, stop
+from adapters.settings import Settings
+
+GRACE_S = 20
+"""How long answers under way may take to end once the process was told to stop."""
+
+
+async def serve(settings: Settings, *, reuse_port: bool) -> None:
+    """Serve until told to stop, then finish what is under way."""
+    container = Container(settings=settings)
+    await start(container)
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((settings.host, settings.port))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            container.gateway(),
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            backlog=2048,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    # What exists now lives as long as the process: keep the collector from walking it.
+    gc.collect()
+    gc.freeze()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await stop(container)
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--reuse-port", action="store_true", help="share the port with others")
+    settings = Settings()
+    log.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, reuse_port=arguments.parse_args().reuse_port))
+
+
+if __name__ == "__main__":
+    main()

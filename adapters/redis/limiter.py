@@ -1,0 +1,181 @@
+"""Request and token limits in Redis: one script per request, whole batches per round trip.
+
+Takes that arrive while a round trip is under way form the next pipeline. When Redis is away
+or slow, requests pass unlimited, and that is counted and logged: money has limits of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from kyma.ports.runtime import Quota
+from kyma.tiers import TIERS, Tier
+
+log = structlog.get_logger("kyma.limiter")
+
+SCRIPT = Path(__file__).with_name("window.lua").read_text()
+MAX_BATCH = 256
+PAUSE_S = 1.0
+"""After a failure Redis is left alone this long: a slow one is worse than a dead one."""
+
+
+@dataclass(slots=True)
+class _Take:
+    account_id: str
+    args: list[Any]
+    done: asyncio.Future[Quota]
+
+
+class RedisLimiter:
+    """The `Limiter` port."""
+
+    def __init__(self, redis: Redis, timeout_s: float) -> None:
+        self._redis = redis
+        self._timeout_s = timeout_s
+        self._waiting: list[_Take] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._sha: str | None = None
+        self._back: dict[str, int] = {}
+        self._returning: asyncio.TimerHandle | None = None
+        self._paused_until = 0.0
+        self._serial = 0
+        self._me = os.urandom(6).hex()
+        self.passed_unlimited = 0
+        """Requests that passed because the counters could not be reached."""
+
+    async def take(self, account_id: str, model: str, tokens: int, tier: Tier) -> Quota:
+        """Count a request if the tier allows it."""
+        return await self._ask(account_id, model, tokens, tier, count=True)
+
+    async def peek(self, account_id: str) -> Quota:
+        """What is used now."""
+        return await self._ask(account_id, "", 0, TIERS[0], count=False)
+
+    def give_back(self, account_id: str, tokens: int) -> None:
+        """Return tokens with the account's next script, or within a second."""
+        if tokens <= 0:
+            return
+        self._back[account_id] = self._back.get(account_id, 0) + tokens
+        if self._returning is None:
+            loop = asyncio.get_running_loop()
+            self._returning = loop.call_later(0.5, self._return_rest)
+
+    def _return_rest(self) -> None:
+        self._returning = None
+        for account_id in list(self._back):
+            self._queue(account_id, "", 0, TIERS[0], count=False)
+
+    async def _ask(
+        self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
+    ) -> Quota:
+        if time.monotonic() < self._paused_until:
+            return self._unlimited()
+        return await self._queue(account_id, model, tokens, tier, count=count)
+
+    def _queue(
+        self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
+    ) -> asyncio.Future[Quota]:
+        loop = asyncio.get_running_loop()
+        self._serial += 1
+        take = _Take(
+            account_id,
+            [
+                model,
+                tokens,
+                tier.requests_per_minute,
+                tier.model_requests_per_minute,
+                tier.tokens_per_minute,
+                f"{self._me}{self._serial:x}",
+                self._back.pop(account_id, 0),
+                int(count),
+            ],
+            loop.create_future(),
+        )
+        self._waiting.append(take)
+        if self._writer is None:
+            self._writer = loop.create_task(self._drain())
+        return take.done
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        answers = await self._run(batch)
+                except (RedisError, OSError, TimeoutError) as error:
+                    self._paused_until = time.monotonic() + PAUSE_S
+                    log.warning(
+                        "limits_unavailable", error=type(error).__name__, passing=len(batch)
+                    )
+                    for take in batch + self._waiting:
+                        _set(take, self._unlimited())
+                    self._waiting = []
+                else:
+                    for take, answer in zip(batch, answers, strict=True):
+                        _set(take, _quota(answer))
+        finally:
+            self._writer = None
+
+    async def _run(self, batch: list[_Take]) -> list[Any]:
+        if self._sha is None:
+            self._sha = str(await self._redis.script_load(SCRIPT))
+        try:
+            return await self._pipeline(batch)
+        except NoScriptError:
+            # Redis restarted without our script: nothing of the batch ran.
+            self._sha = str(await self._redis.script_load(SCRIPT))
+            return await self._pipeline(batch)
+
+    async def _pipeline(self, batch: list[_Take]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for take in batch:
+            tag = f"{{{take.account_id}}}"
+            pipe.execute_command(
+                "EVALSHA", self._sha, 2, f"kyma:rl:{tag}", f"kyma:rs:{tag}", *take.args
+            )
+        answers = await pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, NoScriptError):
+                raise answer
+            if isinstance(answer, ResponseError):
+                raise answer
+        return list(answers)
+
+    def _unlimited(self) -> Quota:
+        self.passed_unlimited += 1
+        return Quota(None, 0, 0, 0, unlimited=True)
+
+    async def close(self) -> None:
+        """Give back what is still owed to accounts."""
+        if self._returning is not None:
+            self._returning.cancel()
+            self._return_rest()
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+
+def _set(take: _Take, quota: Quota) -> None:
+    if not take.done.done():
+        take.done.set_result(quota)
+
+
+def _quota(answer: Any) -> Quota:
+    limited, requests, of_model, tokens, retry_ms, reset_ms = answer
+    return Quota(
+        (limited.decode() if isinstance(limited, bytes) else limited) or None,
+        int(requests),
+        int(of_model),
+        max(0, int(tokens)),
+        int(retry_ms) / 1000,
+        int(reset_ms) / 1000,
+    )

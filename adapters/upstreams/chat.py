@@ -1,0 +1,89 @@
+"""The `ChatUpstream` port over every provider of the table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from adapters.upstreams.providers import Endpoint
+from adapters.upstreams.transport import Stream, Transport
+from adapters.upstreams.wire import openai
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
+from kyma.ledger import Hold
+from kyma.ports.upstreams import Deadline
+from kyma.routing import Route
+
+
+class ProviderChat:
+    """Chat over HTTP: encode, send, decode; decides nothing."""
+
+    def __init__(self, transport: Transport, endpoints: Mapping[str, Endpoint]) -> None:
+        self._transport = transport
+        self._endpoints = endpoints
+        self._headers = {
+            name: {
+                "Authorization": f"Bearer {endpoint.key}",
+                "Content-Type": "application/json",
+                "User-Agent": "kyma",
+            }
+            for name, endpoint in endpoints.items()
+        }
+
+    async def answer(
+        self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
+    ) -> ChatAnswer:
+        """One whole answer."""
+        left_s = deadline.left(asyncio.get_running_loop().time())
+        status, raw, retry_after = await self._transport.post(
+            self._url(route), self._headers[route.provider], self._body(call, route), left_s
+        )
+        if status != 200:
+            raise openai.failure(status, raw, retry_after)
+        return openai.answer(raw, route.model, hold.id)
+
+    @asynccontextmanager
+    async def stream(
+        self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
+    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+        """A stream of chunks."""
+        left_s = deadline.left(asyncio.get_running_loop().time())
+        async with self._transport.stream(
+            self._url(route), self._headers[route.provider], self._body(call, route), left_s
+        ) as stream:
+            if stream.status != 200:
+                raise openai.failure(stream.status, await stream.error_body(), stream.retry_after)
+            if not stream.is_event_stream:
+                raise UpstreamError(
+                    Fault.BROKEN, f"not a stream: {(await stream.error_body())[:120]!r}"
+                )
+            choices = call.body.get("n")
+            decoder = openai.StreamDecoder(
+                route.model, hold.id, choices if isinstance(choices, int) else 1
+            )
+            yield _chunks(stream, decoder)
+
+    def _url(self, route: Route) -> str:
+        return self._endpoints[route.provider].base_url + "/chat/completions"
+
+    def _body(self, call: ChatCall, route: Route) -> bytes:
+        provider = self._endpoints[route.provider].provider
+        return openai.request(
+            call,
+            route.upstream_model,
+            max_tokens_field=provider.max_tokens_field,
+            drops=provider.drops,
+            stream_usage=provider.stream_usage,
+        )
+
+
+async def _chunks(stream: Stream, decoder: openai.StreamDecoder) -> AsyncIterator[Chunk]:
+    """Chunks until the upstream is done; a stream that ends before its answer is a broken one."""
+    async for data in stream.reads():
+        chunk = decoder.feed(data)
+        if chunk is not None:
+            yield chunk
+        if decoder.said_done:
+            break
+    if not decoder.complete:
+        raise UpstreamError(Fault.BROKEN, "the stream ended before the answer was complete")

@@ -1,0 +1,123 @@
+"""The companies we buy from: where they answer, and the fields they are particular about.
+
+Owns no socket and no key: `enabled` joins the table to the settings. All speak OpenAI's chat
+dialect; Anthropic does so through its compatibility endpoint, without prompt caching, until
+it has a wire of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from adapters.settings import PROVIDER_KEY_VARIABLES, Settings
+
+LOCAL = "local"
+SANDBOXES = ("sandbox", "sandbox-2")
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A provider's address and quirks.
+
+    `max_tokens_field` is the name it wants the output cap under, `stream_usage` whether it
+    accepts `stream_options.include_usage`, `drops` the request fields it refuses.
+    """
+
+    name: str
+    base_url: str
+    key_env: str = ""
+    wire: str = "openai"
+    max_tokens_field: str = "max_tokens"
+    stream_usage: bool = True
+    drops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A provider that can be called here: without a trailing slash, with our key."""
+
+    provider: Provider
+    base_url: str
+    key: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The provider's name, as routes spell it."""
+        return self.provider.name
+
+
+def _provider(
+    name: str,
+    base_url: str,
+    *,
+    max_tokens_field: str = "max_tokens",
+    drops: tuple[str, ...] = (),
+) -> Provider:
+    return Provider(
+        name,
+        base_url,
+        PROVIDER_KEY_VARIABLES[name],
+        max_tokens_field=max_tokens_field,
+        drops=drops,
+    )
+
+
+_TABLE = (
+    _provider(
+        "groq",
+        "https://api.groq.com/openai/v1",
+        # 400 on these: console.groq.com/docs/openai, read 2026-05.
+        max_tokens_field="max_completion_tokens",
+        drops=("logprobs", "logit_bias", "top_logprobs", "store", "prompt_cache_key", "verbosity"),
+    ),
+    _provider("deepinfra", "https://api.deepinfra.com/v1/openai"),
+    _provider("together", "https://api.together.xyz/v1"),
+    _provider("fireworks", "https://api.fireworks.ai/inference/v1"),
+    _provider("openrouter", "https://openrouter.ai/api/v1"),
+    _provider("deepseek", "https://api.deepseek.com/v1"),
+    _provider("alibaba", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
+    _provider("moonshot", "https://api.moonshot.ai/v1"),
+    _provider("zai", "https://api.z.ai/api/paas/v4"),
+    _provider("minimax", "https://api.minimax.io/v1"),
+    _provider(
+        "google",
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        # Unknown fields are a 400 (`Cannot find field`): page-assist #418 (2025-02),
+        # SkyrimNet-GamePlugin #77 (2025-08), axonhub #1123 (2026-03), openhanako #394 (2026-04).
+        drops=(
+            *("frequency_penalty", "presence_penalty", "seed", "store", "metadata", "user"),
+            *("logit_bias", "logprobs", "top_logprobs", "reasoning", "top_k"),
+            *("prompt_cache_key", "verbosity", "service_tier", "enable_thinking"),
+        ),
+    ),
+    _provider("anthropic", "https://api.anthropic.com/v1"),
+)
+
+PROVIDERS = {
+    provider.name: provider
+    for provider in (*_TABLE, *(Provider(name, "") for name in (LOCAL, *SANDBOXES)))
+}
+"""Every provider by name; `local` and the sandboxes have their address from the settings."""
+
+
+def enabled(settings: Settings) -> dict[str, Endpoint]:
+    """Who can be called with these settings: those with a key, and local or sandbox addresses.
+
+    A name in `provider_keys` or `provider_urls` that is not in the table is a mistake.
+    """
+    unknown = {*settings.provider_keys, *settings.provider_urls} - {*PROVIDERS}
+    if unknown:
+        raise ValueError(f"unknown providers in the settings: {', '.join(sorted(unknown))}")
+    addresses = {
+        LOCAL: settings.local_url,
+        **dict(zip(SANDBOXES, (settings.sandbox_url, settings.sandbox_url_2), strict=True)),
+    }
+    keys = {name: key.get_secret_value() for name, key in settings.provider_keys.items()}
+    keys.setdefault(LOCAL, settings.local_key.get_secret_value())
+    found = {}
+    for name, provider in PROVIDERS.items():
+        base_url = settings.provider_urls.get(name) or addresses.get(name) or provider.base_url
+        key = keys.get(name, "")
+        if base_url and (key or name in addresses):
+            found[name] = Endpoint(provider, base_url.rstrip("/"), key)
+    return found

@@ -1,0 +1,133 @@
+"""The only upstream sockets: pools, deadlines and the classification of what goes wrong.
+
+One pool per process, owned by whoever opens it and never evicted while leased. TCP_NODELAY
+is on for every socket (asyncio and uvloop set it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from kyma.calls import Fault, UpstreamError
+
+ERROR_BODY_LIMIT = 64 * 1024
+ANSWER_LIMIT = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect, to a stream's first byte, between its chunks, for a whole answer."""
+
+    connect_s: float
+    first_byte_s: float
+    chunk_s: float
+
+
+class Transport:
+    """POSTs JSON and reads what comes back."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=30, ttl_dns_cache=60, enable_cleanup_closed=True
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=True,
+                skip_auto_headers=("User-Agent", "Accept"),
+                read_bufsize=2**17,
+            )
+        return self._session
+
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes, left_s: float
+    ) -> tuple[int, bytes, str | None]:
+        """Status, whole body and Retry-After; `left_s` is all the time there is."""
+        timeout = aiohttp.ClientTimeout(
+            total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
+        )
+        try:
+            async with self._open().post(
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status, await response.read(), response.headers.get("Retry-After")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise classified(error) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, headers: dict[str, str], body: bytes, left_s: float
+    ) -> AsyncIterator[Stream]:
+        """Enter once the status is known; leaving frees the socket (closed if not at its end)."""
+        timeout = aiohttp.ClientTimeout(
+            total=left_s,
+            sock_connect=min(self._timeouts.connect_s, left_s),
+            sock_read=self._timeouts.chunk_s,
+        )
+        loop = asyncio.get_running_loop()
+        first_by = loop.time() + min(self._timeouts.first_byte_s, left_s)
+        try:
+            async with asyncio.timeout_at(first_by):
+                response = await self._open().post(
+                    url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise classified(error) from error
+        try:
+            yield Stream(response, first_by)
+        finally:
+            # Not `release`: an unread answer must not go back to the pool.
+            response.close()
+
+    async def close(self) -> None:
+        """Close every socket."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class Stream:
+    """A response whose body is read as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, first_by: float) -> None:
+        self._response = response
+        self._first_by = first_by
+        self.status = response.status
+        self.retry_after = response.headers.get("Retry-After")
+        self.is_event_stream = "text/event-stream" in response.headers.get("Content-Type", "")
+
+    async def error_body(self) -> bytes:
+        """The beginning of a body that is no stream."""
+        try:
+            return await self._response.content.read(ERROR_BODY_LIMIT)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise classified(error) from error
+
+    async def reads(self) -> AsyncIterator[bytes]:
+        """Bytes as they arrive; raises `UpstreamError` when the connection breaks or stalls."""
+        content = self._response.content
+        try:
+            async with asyncio.timeout_at(self._first_by):
+                data = await content.readany()
+            while data:
+                yield data
+                data = await content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise classified(error) from error
+
+
+def classified(error: BaseException) -> UpstreamError:
+    """What a socket's failure means for routing."""
+    name = type(error).__name__
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientConnectorError):
+        return UpstreamError(Fault.TIMEOUT, f"no answer in time ({name})")
+    return UpstreamError(Fault.BROKEN, f"{name}: {error}"[:300])

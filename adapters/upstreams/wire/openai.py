@@ -1,0 +1,346 @@
+"""OpenAI's chat dialect: pure encode and decode, no sockets, no clock.
+
+Payloads pass through; only what must be ours is replaced: the model's name, the answer's id,
+and on the way in `max_tokens`, `stream_options` and the model id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
+from kyma.usage import Usage
+
+DROPPED = ("provider",)
+"""Fields of an answer that name who served it; OpenRouter adds one."""
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    refusal: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    id: Any = None
+    model: Any = None
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    x_groq: Any = None
+
+
+_events = msgspec.json.Decoder(_Event)
+
+
+def request(
+    call: ChatCall,
+    upstream_model: str,
+    *,
+    max_tokens_field: str = "max_tokens",
+    drops: tuple[str, ...] = (),
+    stream_usage: bool = True,
+) -> bytes:
+    """The request body for an upstream; `max_tokens` is always sent, never lowered."""
+    body: dict[str, Any] = {name: value for name, value in call.body.items() if name not in drops}
+    body["model"] = upstream_model
+    if "max_tokens" not in call.body and "max_completion_tokens" not in call.body:
+        body[max_tokens_field] = call.size.max_output
+    elif max_tokens_field not in body:
+        other = "max_tokens" if max_tokens_field != "max_tokens" else "max_completion_tokens"
+        body[max_tokens_field] = body.pop(other)
+    if call.stream and stream_usage:
+        options = call.body.get("stream_options")
+        body["stream_options"] = {
+            **(options if isinstance(options, Mapping) else {}),
+            "include_usage": True,
+        }
+    return orjson.dumps(body)
+
+
+def answer(raw: bytes, model: str, id: str) -> ChatAnswer:
+    """A whole answer under our model name and id; what is no answer is a broken upstream."""
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamError(Fault.BROKEN, f"not JSON: {raw[:120]!r}") from error
+    if isinstance(body, dict) and body.get("error"):
+        raise error_in_body(body["error"])
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise UpstreamError(Fault.BROKEN, f"an answer without choices: {raw[:120]!r}")
+    body["id"] = f"chatcmpl-{id}"
+    body["model"] = model
+    body["object"] = "chat.completion"
+    for name in DROPPED:
+        body.pop(name, None)
+    told = usage_of(body.pop("usage", None))
+    return ChatAnswer(body, told, sum(_said(choice) for choice in choices))
+
+
+def _said(choice: Any) -> int:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise UpstreamError(Fault.BROKEN, "a choice without a message")
+    return _weight(
+        message.get("content"),
+        message.get("reasoning_content"),
+        message.get("reasoning"),
+        message.get("tool_calls"),
+        message.get("refusal"),
+    )
+
+
+def _weight(*parts: Any) -> int:
+    """UTF-8 bytes of what a model produced, tool calls as their JSON."""
+    total = 0
+    for part in parts:
+        if isinstance(part, str):
+            total += len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
+        elif part:
+            total += len(msgspec.json.encode(part))
+    return total
+
+
+def usage_of(told: Any) -> Usage | None:
+    """Disjoint buckets from the spellings seen in the field; None if nothing was told.
+
+    `prompt_tokens` includes cached ones at OpenAI, Groq, DeepSeek, Moonshot, Alibaba,
+    Google and OpenRouter; the cached part comes as `prompt_tokens_details.cached_tokens`,
+    or as DeepSeek's `prompt_cache_hit_tokens`, or as Moonshot's `cached_tokens`.
+    Thinking is part of `completion_tokens` everywhere.
+    """
+    if not isinstance(told, dict):
+        return None
+    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    details = told.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    read = (
+        _count(details, "cached_tokens")
+        or _count(told, "prompt_cache_hit_tokens")
+        or _count(told, "cached_tokens")
+        or _count(told, "cache_read_input_tokens")
+    )
+    write = (
+        _count(details, "cache_write_tokens")
+        or _count(details, "cache_creation_tokens")
+        or _count(told, "cache_creation_input_tokens")
+    )
+    thinking = told.get("completion_tokens_details")
+    reasoning = _count(thinking, "reasoning_tokens") if isinstance(thinking, dict) else 0
+    reasoning = min(reasoning, max(completion, 0)) if reasoning > 0 else reasoning
+    return Usage(prompt - read - write, read, write, completion - reasoning, reasoning)
+
+
+def _count(told: Mapping[str, Any], name: str) -> int:
+    value = told.get(name)
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def error_in_body(error: Any) -> UpstreamError:
+    """An error object that came under a status of 200, whole or inside a stream."""
+    message, code = "", None
+    if isinstance(error, dict):
+        message, code = str(error.get("message") or ""), error.get("code") or error.get("type")
+    fault = Fault.BUSY if str(code) in {"429", "503", "overloaded_error"} else Fault.BROKEN
+    return UpstreamError(fault, message or repr(error)[:200])
+
+
+DENIED_STATUS = frozenset({401, 402, 403})
+BUSY_STATUS = frozenset({429, 503, 529})
+TIMEOUT_STATUS = frozenset({408, 504, 524})
+CALLERS_STATUS = frozenset({400, 413, 415, 422})
+
+
+def failure(status: int, raw: bytes, retry_after: str | None) -> UpstreamError:
+    """What an answer other than 200 means: by status first, by its code where that is not enough."""
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = None
+    error = body.get("error", body) if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else {}
+    message = str(error.get("message") or raw[:200].decode("utf-8", "replace") or f"HTTP {status}")
+    code = str(error.get("code") or error.get("type") or "")
+    param = error.get("param") if isinstance(error.get("param"), str) else None
+    if status in BUSY_STATUS:
+        return UpstreamError(Fault.BUSY, message, retry_after_s=_seconds(retry_after))
+    if status in DENIED_STATUS:
+        # 2026-11: OpenRouter answers 403 when its moderation flags the input.
+        moderated = status == 403 and ("moderation" in code or "flagged" in message.lower())
+        return UpstreamError(Fault.REFUSED if moderated else Fault.DENIED, message)
+    if status in TIMEOUT_STATUS:
+        return UpstreamError(Fault.TIMEOUT, message)
+    if status in CALLERS_STATUS:
+        return UpstreamError(_callers_fault(status, code, message), message, param=param)
+    return UpstreamError(Fault.BROKEN, f"HTTP {status}: {message}")
+
+
+def _callers_fault(status: int, code: str, message: str) -> Fault:
+    lowered = message.lower()
+    if status == 413 or code == "context_length_exceeded" or "maximum context length" in lowered:
+        return Fault.TOO_LONG
+    if "content_filter" in code or "content_policy" in code:
+        return Fault.REFUSED
+    return Fault.BAD_REQUEST
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Retry-After in seconds; the HTTP-date form is not used by any provider here."""
+    try:
+        return max(0.0, float(retry_after)) if retry_after else None
+    except ValueError:
+        return None
+
+
+_NAMES = {
+    name: re.compile(rb'"' + name.encode() + rb'"\s*:\s*("(?:[^"\\]|\\.)*"|null)')
+    for name in ("id", "model")
+}
+
+
+class Renamer:
+    """Replaces a stream's id and model name in its JSON bytes without building objects.
+
+    The patterns are learned from the first payload. They cannot occur inside a JSON string,
+    where quotes are escaped.
+    """
+
+    def __init__(self, model: str, id: str) -> None:
+        self._ours = {
+            "id": b'"id":' + orjson.dumps(f"chatcmpl-{id}"),
+            "model": b'"model":' + orjson.dumps(model),
+        }
+        self._known: tuple[Any, Any] | None = None
+        self._theirs: list[tuple[bytes, bytes]] = []
+        self._slow = False
+
+    def rename(self, payload: bytes, event: _Event) -> bytes:
+        """The payload under our names."""
+        if self._known != (event.id, event.model):
+            self._learn(payload, event)
+        if self._slow:
+            return self._rebuild(payload)
+        for theirs, ours in self._theirs:
+            payload = payload.replace(theirs, ours, 1)
+        return payload
+
+    def _learn(self, payload: bytes, event: _Event) -> None:
+        self._known = (event.id, event.model)
+        self._theirs = []
+        self._slow = b'"provider"' in payload
+        for name, value in (("model", event.model), ("id", event.id)):
+            found = _NAMES[name].search(payload)
+            if found is None or msgspec.json.decode(found.group(1)) != value:
+                self._slow = True
+                return
+            self._theirs.append((found.group(0), self._ours[name]))
+
+    def _rebuild(self, payload: bytes) -> bytes:
+        body = msgspec.json.decode(payload)
+        for name in DROPPED:
+            body.pop(name, None)
+        for ours in self._ours.values():
+            body.update(orjson.loads(b"{" + ours + b"}"))
+        return orjson.dumps(body)
+
+
+class StreamDecoder:
+    """Server-sent events in, chunks out; knows when the upstream has said all."""
+
+    def __init__(self, model: str, id: str, choices: int) -> None:
+        self._renamer = Renamer(model, id)
+        self._unfinished = max(1, choices)
+        self._rest = b""
+        self.said_done = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has told why it ended."""
+        return self._unfinished <= 0
+
+    def feed(self, data: bytes) -> Chunk | None:
+        """What this read completes; raises `UpstreamError` on what is no chunk."""
+        data = self._rest + data if self._rest else data
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._rest = data.split(b"\n\n")
+        if not events:
+            return None
+        chunk = Chunk([], 0, False, None)
+        for event in events:
+            payload = _payload(event)
+            if payload == b"[DONE]":
+                self.said_done = True
+            elif payload:
+                self._take(payload, chunk)
+        return chunk
+
+    def _take(self, payload: bytes, chunk: Chunk) -> None:
+        try:
+            event = _events.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UpstreamError(Fault.BROKEN, f"malformed chunk: {payload[:120]!r}") from error
+        if event.error:
+            raise error_in_body(event.error)
+        told = event.usage
+        if told is None and isinstance(event.x_groq, dict):
+            told = event.x_groq.get("usage")
+        if told is not None:
+            chunk.usage = usage_of(told)
+        if not event.choices:
+            return
+        for choice in event.choices:
+            delta = choice.delta
+            if delta is not None:
+                chunk.output_bytes += _delta_weight(delta)
+            if choice.finish_reason is not None:
+                self._unfinished -= 1
+        chunk.finished = self._unfinished <= 0
+        if told is not None or event.x_groq is not None:
+            payload = _without_usage(payload)
+        chunk.payloads.append(self._renamer.rename(payload, event))
+
+
+def _delta_weight(delta: _Delta) -> int:
+    content = delta.content
+    if type(content) is str and content and content.isascii():
+        return len(content)
+    return _weight(
+        content,
+        delta.reasoning_content,
+        delta.reasoning,
+        delta.tool_calls,
+        delta.refusal,
+        delta.function_call,
+        delta.audio,
+    )
+
+
+def _payload(event: bytes) -> bytes:
+    """The data of one server-sent event; comments and other fields carry nothing for us."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].strip()
+    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def _without_usage(payload: bytes) -> bytes:
+    body = msgspec.json.decode(payload)
+    body.pop("usage", None)
+    body.pop("x_groq", None)
+    return orjson.dumps(body)

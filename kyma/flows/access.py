@@ -1,0 +1,206 @@
+"""Who may do what now: registration, sign-in, and the admission of every request.
+
+Admission goes key → account → tier → quota; each step can refuse, none costs money.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kyma.accounts import (
+    MAX_PASSWORD_LENGTH,
+    MIN_PASSWORD_LENGTH,
+    Account,
+    Key,
+    Session,
+    looks_like_key,
+)
+from kyma.calls import Size
+from kyma.errors import Code, Refusal
+from kyma.money import Usd, usd
+from kyma.ports.runtime import Chance, Clock, Digests, Invalidations, Limiter, Passwords, Quota
+from kyma.ports.storage import Accounts, Principal, Principals, StorageUnavailable
+from kyma.tiers import Tier, tier_of
+
+SIGN_UP_CREDIT = usd("0.50")
+SESSION_DAYS = 30
+UNAVAILABLE = "The service cannot reach its database. Nothing was charged; try again shortly."
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that may go on: whose it is, under which limits, and what is left of them."""
+
+    principal: Principal
+    tier: Tier
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a person gets on registration or sign-in; secrets are shown only here."""
+
+    account: Account
+    api_key: str | None
+    session_token: str
+
+
+def unavailable() -> Refusal:
+    """The refusal for a database that is away: never a 401."""
+    return Refusal(Code.STORAGE_UNAVAILABLE, UNAVAILABLE, retry_after_s=2)
+
+
+class Access:
+    """Registration, sign-in and admission."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        principals: Principals,
+        limiter: Limiter,
+        passwords: Passwords,
+        digests: Digests,
+        invalidations: Invalidations,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        """`principals` may be a remembering one; `accounts` reads fresh."""
+        self._accounts = accounts
+        self._principals = principals
+        self._limiter = limiter
+        self._passwords = passwords
+        self._digests = digests
+        self._invalidations = invalidations
+        self._clock = clock
+        self._chance = chance
+
+    async def register(self, email: str, password: str, bonus: Usd = SIGN_UP_CREDIT) -> Welcome:
+        """A new account with its first key, a session and the sign-up credit."""
+        _check_password(password)
+        api_key = self._chance.secret("ky-")
+        token = self._chance.secret("ks-")
+        now = self._clock.now()
+        account = Account(
+            self._chance.id(), email.strip(), await self._passwords.hash(password), now
+        )
+        key = Key(
+            self._chance.id(),
+            account.id,
+            "default",
+            self._digests.digest(api_key),
+            api_key[:7],
+            api_key[-4:],
+            now,
+        )
+        try:
+            created = await self._accounts.register(
+                account, key, self._session(account.id, token), bonus
+            )
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        if not created:
+            raise Refusal(
+                Code.EMAIL_TAKEN,
+                "An account with this address exists. Sign in with POST /v1/auth/login.",
+                param="email",
+            )
+        return Welcome(account, api_key, token)
+
+    async def login(self, email: str, password: str) -> Welcome:
+        """A session for the right password; the answer does not tell which half was wrong."""
+        try:
+            account = await self._accounts.by_email(email.strip())
+            hashed = account.password_hash if account else None
+            if not await self._passwords.matches(password, hashed) or account is None:
+                raise Refusal(Code.WRONG_CREDENTIALS, "The address or the password is wrong.")
+            token = self._chance.secret("ks-")
+            await self._accounts.add_session(self._session(account.id, token))
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        return Welcome(account, None, token)
+
+    def _session(self, account_id: str, token: str) -> Session:
+        now = self._clock.now()
+        return Session(
+            account_id, self._digests.digest(token), now, now + timedelta(days=SESSION_DAYS)
+        )
+
+    async def identify(self, secret: str | None) -> Principal:
+        """Whose key or session this is; refuses without a look-up what has no key's form."""
+        if not secret:
+            raise Refusal(
+                Code.MISSING_KEY,
+                "No API key. Send it as `Authorization: Bearer ky-…` or `x-api-key: ky-…`.",
+            )
+        if not looks_like_key(secret):
+            raise Refusal(
+                Code.MALFORMED_KEY, "This is not a Kyma API key: keys start with `ky-` or `kyma-`."
+            )
+        try:
+            principal = await self._principals.principal(self._digests.digest(secret))
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        if principal is None:
+            raise Refusal(
+                Code.INVALID_KEY, "This API key is unknown or revoked. Create one and try again."
+            )
+        return principal
+
+    def tier(self, principal: Principal) -> Tier:
+        """The tier this customer has now."""
+        standing = principal.standing
+        return tier_of(standing.lifetime_deposits, standing.override, self._clock.now())
+
+    async def admit(self, principal: Principal, model: str, size: Size) -> Admission:
+        """Count the request against the customer's limits, or refuse it."""
+        tier = self.tier(principal)
+        tokens = size.likely_input + size.max_output
+        if tokens > tier.max_request_tokens:
+            raise Refusal(
+                Code.REQUEST_TOO_LARGE,
+                f"This request may use {tokens:,} tokens (prompt and max_tokens); {tier.name} "
+                f"allows {tier.max_request_tokens:,} in one request. Lower max_tokens, or raise "
+                "your tier with a deposit.",
+                param="max_tokens",
+                details={"tier": tier.level, "max_single_request": tier.max_request_tokens},
+            )
+        quota = await self._limiter.take(principal.account_id, model, tokens, tier)
+        if quota.limited_by is not None:
+            raise _rate_limited(tier, quota, model)
+        return Admission(principal, tier, quota)
+
+    async def revoke_key(self, account_id: str, key_id: str) -> Key:
+        """Stop a key everywhere within a second."""
+        try:
+            key = await self._accounts.revoke_key(account_id, key_id)
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        if key is None:
+            raise Refusal(Code.NOT_FOUND, "No such key on this account.")
+        await self._invalidations.forget(account_id)
+        return key
+
+
+def _rate_limited(tier: Tier, quota: Quota, model: str) -> Refusal:
+    reached = {
+        "requests": f"{tier.requests_per_minute} requests/minute",
+        "model_requests": f"{tier.model_requests_per_minute} requests/minute for {model}",
+        "tokens": f"{tier.tokens_per_minute:,} tokens/minute",
+    }[quota.limited_by or "requests"]
+    return Refusal(
+        Code.RATE_LIMITED,
+        f"Rate limit exceeded ({reached}, {tier.name}). Try again in "
+        f"{max(1, round(quota.retry_after_s))} seconds. Nothing was charged.",
+        retry_after_s=quota.retry_after_s,
+        details={"limit": quota.limited_by, "tier": tier.level, "quota": quota, "rung": tier},
+    )
+
+
+def _check_password(password: str) -> None:
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+        raise Refusal(
+            Code.INVALID_VALUE,
+            f"The password must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters.",
+            param="password",
+        )

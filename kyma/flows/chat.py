@@ -1,0 +1,501 @@
+"""Chat: hold, routes in order until one answers, bill, settle, answer.
+
+A stream is the same bracket: entering it means that the hold is placed and the first text is
+in hand, so every fallback and every refusal happens before a byte leaves; leaving it settles,
+however one leaves. Two models are never spliced into one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
+from kyma.catalog.model import Catalogue, Model
+from kyma.errors import Code, Refusal
+from kyma.flows.access import Admission, unavailable
+from kyma.flows.billing import Billing
+from kyma.ledger import Hold, Outcome
+from kyma.money import ZERO, Usd
+from kyma.ports.runtime import Alerts, Chance, Clock, HealthBoard, Limiter
+from kyma.ports.storage import StorageUnavailable
+from kyma.ports.upstreams import ChatUpstream, Deadline
+from kyma.pricing import PerToken, plausible
+from kyma.routing import UNKNOWN, Route, Step, is_half_open, next_step, order, soonest
+from kyma.usage import NOTHING, Attempt, Evidence, Usage, UsageRecord
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 6
+"""Upstream calls for one request; every loop is bounded."""
+
+SECOND_ROUND_PAUSE_S = 0.2
+SECOND_ROUND_MAX_PAUSE_S = 3.0
+"""When every route failed, one more round is tried if none asks us to wait longer than this."""
+
+DRAIN_S = 2.0
+"""After a client left, how long its stream may still end by itself and tell its usage."""
+
+BYTES_PER_TOKEN = 4
+"""Used only where an upstream does not tell: UTF-8 bytes of output per token, on the low side."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One request on its way: everything its record needs. Mutable, owned by one task."""
+
+    id: str
+    admission: Admission
+    call: ChatCall
+    model: Model
+    alias: str | None
+    endpoint: str
+    started_at: datetime
+    started: float
+    deadline: Deadline
+    gone: Callable[[], bool]
+    attempts: list[Attempt] = field(default_factory=list)
+    upstream_s: float = 0.0
+    first_byte_ms: int = 0
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether another route than the first choice serves."""
+        return bool(self.attempts) and (len(self.attempts) > 1 or self.attempts[-1].layer > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished request used and cost. `charged` is what was settled."""
+
+    usage: Usage
+    charged: Usd
+    cache_discount: Usd
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A whole answer: the body as the model gave it, who gave it, and the receipt."""
+
+    ticket: Ticket
+    route: Route
+    answer: ChatAnswer
+    receipt: Receipt
+
+
+class Chat:
+    """Chat completions over every provider."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        billing: Billing,
+        upstream: ChatUpstream,
+        board: HealthBoard,
+        limiter: Limiter,
+        alerts: Alerts,
+        clock: Clock,
+        chance: Chance,
+        request_timeout_s: float,
+    ) -> None:
+        """`request_timeout_s` bounds a whole request, every attempt included."""
+        self._catalogue = catalogue
+        self._billing = billing
+        self._upstream = upstream
+        self._board = board
+        self._limiter = limiter
+        self._alerts = alerts
+        self._clock = clock
+        self._chance = chance
+        self._request_timeout_s = request_timeout_s
+
+    def ticket(
+        self,
+        admission: Admission,
+        call: ChatCall,
+        model: Model,
+        alias: str | None,
+        *,
+        endpoint: str,
+        gone: Callable[[], bool],
+    ) -> Ticket:
+        """Start the clock of a request; `gone` tells whether its client has left."""
+        now = self._clock.monotonic()
+        return Ticket(
+            id=self._chance.id(),
+            admission=admission,
+            call=call,
+            model=model,
+            alias=alias,
+            endpoint=endpoint,
+            started_at=self._clock.now(),
+            started=now,
+            deadline=Deadline(now + self._request_timeout_s),
+            gone=gone,
+        )
+
+    async def answer(self, ticket: Ticket) -> Served:
+        """A whole answer, settled before it is returned."""
+        hold = await self._hold(ticket)
+
+        async def ask(route: Route) -> ChatAnswer:
+            return await self._upstream.answer(ticket.call, route, hold, ticket.deadline)
+
+        try:
+            answer, route = await self._first_to_answer(ticket, ask)
+        except BaseException as error:
+            await self._refund(ticket, hold, outcome_of(error))
+            raise
+        usage = self.evidence(ticket, route, answer.usage, answer.output_bytes)
+        receipt = await self.settle(ticket, hold, route, usage, "ok")
+        return Served(ticket, route, answer, receipt)
+
+    @asynccontextmanager
+    async def stream(self, ticket: Ticket) -> AsyncIterator[LiveAnswer]:
+        """A stream with its first text in hand; leaving the block resolves the hold."""
+        hold = await self._hold(ticket)
+        async with AsyncExitStack() as sockets:
+
+            async def begin(route: Route) -> _Begun:
+                attempt = AsyncExitStack()
+                try:
+                    chunks = await attempt.enter_async_context(
+                        self._upstream.stream(ticket.call, route, hold, ticket.deadline)
+                    )
+                    first = await _until_text(chunks)
+                except BaseException:
+                    await attempt.aclose()
+                    raise
+                sockets.push_async_exit(attempt)
+                return _Begun(chunks, first)
+
+            try:
+                begun, route = await self._first_to_answer(ticket, begin)
+            except BaseException as error:
+                await self._refund(ticket, hold, outcome_of(error))
+                raise
+            live = LiveAnswer(self, ticket, route, hold, begun)
+            try:
+                yield live
+            finally:
+                await live.leave()
+
+    async def _hold(self, ticket: Ticket) -> Hold:
+        try:
+            return await self._billing.hold(
+                ticket.id, ticket.admission.principal.account_id, ticket.model, ticket.call.size
+            )
+        except BaseException:
+            self._give_back(ticket, NOTHING)
+            raise
+
+    async def _first_to_answer(
+        self, ticket: Ticket, ask: Callable[[Route], Awaitable[T]]
+    ) -> tuple[T, Route]:
+        """Try routes in order, a second round after a short pause; raises the refusal."""
+        first_fault: UpstreamError | None = None
+        for round_number in range(2):
+            for route in self._order(ticket):
+                if len(ticket.attempts) >= MAX_ATTEMPTS or self._is_over(ticket):
+                    break
+                try:
+                    return await self._attempt(ticket, route, ask), route
+                except UpstreamError as error:
+                    if next_step(error.fault) is Step.GIVE_UP and first_fault is None:
+                        raise refusal_of(error) from error
+                    # A route that rejects what the first one would have taken is just
+                    # one more that failed: the caller hears of the first fault.
+                    first_fault = first_fault or error
+            if round_number == 0 and not await self._pause(ticket):
+                break
+        if first_fault is None:
+            raise self._no_route(ticket)
+        raise refusal_of(first_fault) from first_fault
+
+    def _order(self, ticket: Ticket) -> list[Route]:
+        return order(
+            self._catalogue.routes(ticket.model),
+            self._board.view(),
+            self._clock.now().timestamp(),
+            self._chance.dice,
+        )
+
+    def _is_over(self, ticket: Ticket) -> bool:
+        return ticket.gone() or ticket.deadline.left(self._clock.monotonic()) <= 0
+
+    async def _pause(self, ticket: Ticket) -> bool:
+        """Wait for the first route that may be tried again; False if that is too far off."""
+        routes = self._catalogue.routes(ticket.model)
+        if not routes or len(ticket.attempts) >= MAX_ATTEMPTS or self._is_over(ticket):
+            return False
+        view = self._board.view()
+        now = self._clock.now().timestamp()
+        waits = [view.get(route.key, UNKNOWN).open_until - now for route in routes]
+        pause = max(SECOND_ROUND_PAUSE_S, min(waits) + 0.01)
+        if pause > min(SECOND_ROUND_MAX_PAUSE_S, ticket.deadline.left(self._clock.monotonic())):
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+    async def _attempt(
+        self, ticket: Ticket, route: Route, ask: Callable[[Route], Awaitable[T]]
+    ) -> T:
+        if is_half_open(self._board.view().get(route.key, UNKNOWN), self._clock.now().timestamp()):
+            self._board.probing(route.key)
+        began = self._clock.monotonic()
+        outcome = "cancelled"
+        try:
+            answer = await ask(route)
+            outcome = "ok"
+        except UpstreamError as error:
+            outcome = error.fault.value
+            self._board.failed(route.key, error.fault, error.retry_after_s)
+            if error.fault is Fault.DENIED:
+                self._alerts.provider_account_refused(route.provider, error.message)
+            raise
+        finally:
+            took = self._clock.monotonic() - began
+            ticket.upstream_s += took
+            ticket.attempts.append(
+                Attempt(
+                    route.provider, route.upstream_model, route.layer, outcome, int(took * 1000)
+                )
+            )
+        ticket.first_byte_ms = int((self._clock.monotonic() - ticket.started) * 1000)
+        self._board.succeeded(route.key, took * 1000)
+        return answer
+
+    def _no_route(self, ticket: Ticket) -> Refusal:
+        routes = self._catalogue.routes(ticket.model)
+        if ticket.gone():
+            return Refusal(Code.STREAM_INTERRUPTED, "The client left before an answer began.")
+        if not routes:
+            return Refusal(
+                Code.NO_ROUTE,
+                f"No provider that is configured here serves {ticket.model.id}. "
+                "Nothing was charged.",
+            )
+        return Refusal(
+            Code.NO_ROUTE,
+            f"Every provider of {ticket.model.id} asks us to wait. Nothing was charged.",
+            retry_after_s=soonest(routes, self._board.view(), self._clock.now().timestamp()),
+        )
+
+    def evidence(
+        self, ticket: Ticket, route: Route, told: Usage | None, output_bytes: int
+    ) -> Usage:
+        """What to bill: what the upstream told if that can be true, else what we counted."""
+        if told is not None:
+            if plausible(told) and (told.completion_tokens > 0 or output_bytes == 0):
+                return told
+            self._alerts.implausible_usage(route.provider, route.model, repr(told))
+        return Usage(
+            input=ticket.call.size.likely_input,
+            output=-(-output_bytes // BYTES_PER_TOKEN),
+            evidence=Evidence.AT_LEAST,
+        )
+
+    async def settle(
+        self, ticket: Ticket, hold: Hold, route: Route, usage: Usage, outcome: str
+    ) -> Receipt:
+        """Charge what was used, at most the hold, and write the record with it."""
+        self._give_back(ticket, usage)
+        price = self._price(ticket.model, route, usage)
+        bill, cost = price.bill(usage), route.cost.bill(usage)
+        record = self._record(ticket, route, usage, outcome, price.cache_discount(usage), cost)
+        try:
+            resolved = await self._billing.settle(hold, bill, cost, record)
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        if resolved.outcome not in {Outcome.DONE, Outcome.ALREADY_SETTLED}:
+            # The sweep was faster: the customer has the credit back, the work is our loss.
+            return Receipt(usage, ZERO, record.cache_discount)
+        return Receipt(usage, resolved.settled, record.cache_discount)
+
+    def _price(self, model: Model, route: Route, usage: Usage) -> PerToken:
+        """A substitute is billed at the cheaper of the two prices, never above what was asked."""
+        if route.model == model.id:
+            return model.price
+        served = self._catalogue.get(route.model).price
+        return min(model.price, served, key=lambda price: price.bill(usage))
+
+    async def broke(
+        self, ticket: Ticket, hold: Hold, route: Route, usage: Usage, error: UpstreamError
+    ) -> None:
+        """A stream broke after its first text: the customer pays nothing, the route is marked."""
+        self._board.failed(route.key, error.fault, error.retry_after_s)
+        ticket.attempts[-1] = replace(ticket.attempts[-1], outcome=error.fault.value)
+        await self._refund(ticket, hold, "stream_interrupted", route, usage)
+
+    async def _refund(
+        self,
+        ticket: Ticket,
+        hold: Hold,
+        outcome: str,
+        route: Route | None = None,
+        usage: Usage = NOTHING,
+    ) -> None:
+        """Return the hold. What a provider bills us for a broken answer is our cost."""
+        self._give_back(ticket, usage)
+        cost = route.cost.bill(usage) if route else ZERO
+        record = self._record(ticket, route, usage, outcome, ZERO, cost)
+        try:
+            await self._billing.refund(hold, cost, record)
+        except StorageUnavailable:
+            # Nothing more can be done here: the hold expires and the sweep returns it.
+            return
+
+    def _give_back(self, ticket: Ticket, usage: Usage) -> None:
+        size = ticket.call.size
+        reserved = size.likely_input + size.max_output
+        used = usage.prompt_tokens + usage.completion_tokens
+        self._limiter.give_back(ticket.admission.principal.account_id, reserved - used)
+
+    def _record(
+        self,
+        ticket: Ticket,
+        route: Route | None,
+        usage: Usage,
+        outcome: str,
+        discount: Usd,
+        cost: Usd,
+    ) -> UsageRecord:
+        return UsageRecord(
+            id=ticket.id,
+            account_id=ticket.admission.principal.account_id,
+            key_id=ticket.admission.principal.key_id,
+            endpoint=ticket.endpoint,
+            requested_model=ticket.model.id,
+            served_model=route.model if route else "",
+            provider=route.provider if route else "",
+            layer=route.layer if route else 0,
+            streamed=ticket.call.stream,
+            outcome=outcome,
+            usage=usage,
+            price_version=self._catalogue.price_version,
+            charged=ZERO,
+            cache_discount=discount,
+            provider_cost=cost,
+            first_byte_ms=ticket.first_byte_ms,
+            duration_ms=int((self._clock.monotonic() - ticket.started) * 1000),
+            attempts=tuple(ticket.attempts),
+            started_at=ticket.started_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stream that has shown its first text."""
+
+    chunks: AsyncIterator[Chunk]
+    first: list[Chunk]
+
+
+async def _until_text(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
+    """Read until something worth showing has come: up to here another route may take over."""
+    seen: list[Chunk] = []
+    async for chunk in chunks:
+        seen.append(chunk)
+        if chunk.output_bytes or chunk.finished:
+            return seen
+    return seen
+
+
+class LiveAnswer:
+    """A stream under way. Iterate `payloads()` once; `receipt` is there when it has ended."""
+
+    def __init__(self, chat: Chat, ticket: Ticket, route: Route, hold: Hold, begun: _Begun) -> None:
+        self._chat = chat
+        self.ticket = ticket
+        self.route = route
+        self.receipt: Receipt | None = None
+        self._hold = hold
+        self._begun = begun
+        self._output_bytes = 0
+        self._finished = False
+        self._told: Usage | None = None
+        self._resolved = False
+
+    async def payloads(self) -> AsyncIterator[list[bytes]]:
+        """JSON payloads as they come; once they end, the answer has been settled.
+
+        Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned.
+        """
+        try:
+            for chunk in self._begun.first:
+                self._see(chunk)
+                if chunk.payloads:
+                    yield chunk.payloads
+            async for chunk in self._begun.chunks:
+                self._see(chunk)
+                if chunk.payloads:
+                    yield chunk.payloads
+        except UpstreamError as error:
+            if not self._finished:
+                raise await self._broken(error) from error
+        await self._settle("ok")
+
+    def _see(self, chunk: Chunk) -> None:
+        self._output_bytes += chunk.output_bytes
+        if chunk.finished:
+            self._finished = True
+        if chunk.usage is not None:
+            self._told = chunk.usage
+
+    async def _settle(self, outcome: str) -> None:
+        self._resolved = True
+        usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
+        self.receipt = await self._chat.settle(self.ticket, self._hold, self.route, usage, outcome)
+
+    async def _broken(self, error: UpstreamError) -> Refusal:
+        self._resolved = True
+        usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
+        await self._chat.broke(self.ticket, self._hold, self.route, usage, error)
+        return Refusal(
+            Code.STREAM_INTERRUPTED,
+            "The provider's stream broke off before the answer was complete. "
+            "Nothing was charged; send the request again.",
+        )
+
+    async def leave(self) -> None:
+        """Resolve a stream that its reader left: let it end within a cap, else bill what came."""
+        if self._resolved:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                async for chunk in self._begun.chunks:
+                    self._see(chunk)
+        except (TimeoutError, UpstreamError):
+            self._finished = False  # the count below is all the evidence there is
+        await self._settle("client_left")
+
+
+def outcome_of(error: BaseException) -> str:
+    """The word for a usage record whose request ended by `error`."""
+    return error.code.value if isinstance(error, Refusal) else type(error).__name__
+
+
+def refusal_of(error: UpstreamError) -> Refusal:
+    """What a caller is told of an upstream's fault; trouble with our accounts is not theirs."""
+    again = "Nothing was charged; try again."
+    match error.fault:
+        case Fault.BAD_REQUEST:
+            return Refusal(Code.REFUSED_BY_MODEL, error.message, param=error.param)
+        case Fault.TOO_LONG:
+            return Refusal(Code.CONTEXT_TOO_LONG, error.message, param="messages")
+        case Fault.REFUSED:
+            return Refusal(Code.CONTENT_FILTERED, error.message, param="messages")
+        case Fault.BUSY:
+            return Refusal(
+                Code.PROVIDER_BUSY,
+                f"Every provider of this model is busy. {again}",
+                retry_after_s=error.retry_after_s or 1,
+            )
+        case Fault.TIMEOUT:
+            return Refusal(Code.PROVIDER_TIMEOUT, f"No provider answered in time. {again}")
+        case Fault.BROKEN | Fault.DENIED:
+            return Refusal(Code.PROVIDER_ERROR, f"Every provider of this model failed. {again}")
