@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import random
 import secrets
 import time
 from datetime import UTC, datetime
@@ -32,13 +33,12 @@ class SystemChance:
     """Randomness from the operating system."""
 
     def dice(self) -> float:
-        """Uniform in (0, 1): 53 random bits, never 0."""
-        return (int.from_bytes(os.urandom(7), "big") >> 3 | 1) / (1 << 53)
+        """Uniform in (0, 1). Spreads load, guards nothing."""
+        return random.random() or 0.5  # noqa: S311
 
     def id(self) -> str:
         """UUID version 7 (RFC 9562): 48 bits of milliseconds, then randomness, as 32 hex digits."""
-        random = int.from_bytes(os.urandom(10), "big")
-        value = (time.time_ns() // 1_000_000) << 80 | random
+        value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
         value = value & ~(0xF << 76) | 0x7 << 76
         value = value & ~(0x3 << 62) | 0x2 << 62
         return f"{value:032x}"

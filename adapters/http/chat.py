@@ -117,9 +117,14 @@ class ChatCompletions:
         admission = await self._access.admit(principal, model.id, call.size)
         exchange.admission = admission
         ticket = self._chat.ticket(
-            admission, call, model, alias, endpoint="chat.completions", gone=presence.gone
+            admission,
+            call,
+            model,
+            alias,
+            id=exchange.request_id,
+            endpoint="chat.completions",
+            gone=presence.gone,
         )
-        exchange.request_id = ticket.id
         if call.stream:
             presence.watch()
             await self._stream(ticket, exchange)

@@ -27,7 +27,8 @@ async def signed_in(access: Access) -> Principal:
 
 async def json_object() -> dict[str, Any]:
     """The body as a JSON object."""
-    return parsed(await request.get_data(as_text=False))
+    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+    return parsed(raw)
 
 
 def text_field(body: dict[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ Everything hangs on one `MemoryStore`; operations do not await, so each is one t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -33,6 +33,7 @@ class MemoryStore:
     resolutions: dict[str, Entry] = field(default_factory=dict)
     open_holds: dict[str, tuple[Hold, datetime]] = field(default_factory=dict)
     records: list[UsageRecord] = field(default_factory=list)
+    changes: set[tuple[str, str]] = field(default_factory=set)
     serial: int = 0
 
     def book(self, entry: Entry) -> None:
@@ -43,6 +44,10 @@ class MemoryStore:
         self.entries[entry.id] = entry
         if entry.hold_id is not None and entry.kind is not Kind.HOLD:
             self.resolutions[entry.hold_id] = entry
+
+    def note_change(self, account_id: str) -> None:
+        """Tell those who remember a principal that it may be another now."""
+        self.changes.add((account_id, self.next_id()))
 
     def next_id(self) -> str:
         """An id for an entry that nobody named."""
@@ -123,6 +128,8 @@ class MemoryLedger:
             )
             return Outcome.EXISTS if same else Outcome.MISMATCH
         store.book(entry)
+        if entry.kind is Kind.DEPOSIT:
+            store.note_change(entry.account_id)
         return Outcome.DONE
 
     async def balance(self, account_id: str) -> Balance:
@@ -184,6 +191,10 @@ class MemoryAccounts:
         if session is not None and session.expires_at > store.now():
             return self._principal(session.account_id, "")
         return None
+
+    async def changes(self) -> Set[tuple[str, str]]:
+        """All changes there ever were; nothing is forgotten here."""
+        return self._store.changes
 
     def _principal(self, account_id: str, key_id: str) -> Principal:
         account = self._store.accounts[account_id]
@@ -247,6 +258,7 @@ class MemoryAccounts:
         if key.revoked_at is None:
             key = replace(key, revoked_at=self._store.now())
             self._store.keys[key_id] = key
+            self._store.note_change(account_id)
         return key
 
     async def standing(self, account_id: str) -> Standing | None:
@@ -265,6 +277,7 @@ class MemoryOverrides:
     async def add(self, override: Override) -> None:
         """Append."""
         self._store.overrides.append(override)
+        self._store.note_change(override.account_id)
 
     async def history(self, account_id: str) -> Sequence[Override]:
         """Newest first."""

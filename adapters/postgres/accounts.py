@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +43,12 @@ PRINCIPAL = text(
 )
 
 
+CHANGES = text(
+    "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
+    " WHERE changed_at > now() - interval '15 seconds'"
+)
+
+
 class PostgresAccounts:
     """The `Accounts` port."""
 
@@ -69,6 +75,12 @@ class PostgresAccounts:
         account_id = _hex(row.account_id)
         standing = Standing(account_id, Usd(row.deposited), override)
         return Principal(account_id, _hex(row.key_id), row.email, standing)
+
+    async def changes(self) -> Set[tuple[str, str]]:
+        """Read by time and not by number, for a late commit must not be missed."""
+        async with self._units.unit() as connection:
+            rows = await connection.execute(CHANGES)
+            return {(_hex(row.account_id), row.at) for row in rows}
 
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
         """Account, balance, bonus, key and session, all or nothing."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -30,7 +30,9 @@ MAX_BATCH = 256
 MAX_QUEUE = 20_000
 """Operations waiting; beyond it callers are refused at once instead of waiting in vain."""
 
-APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7, $8)"
+OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+
+APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7)"
 
 
 @dataclass(slots=True)
@@ -121,10 +123,9 @@ class Batcher:
         records = [operation.record for operation in batch if operation.record is not None]
         rows: Sequence[asyncpg.Record] = await self._driver.fetch(
             APPLY,
-            [operation.kind.value for operation in batch],
+            [str(operation.kind) for operation in batch],
             [operation.hold_id for operation in batch],
             [operation.account_id for operation in batch],
-            [None if operation.kind is Kind.HOLD else uuid4() for operation in batch],
             [operation.amount for operation in batch],
             [operation.cost for operation in batch],
             [operation.ttl_s for operation in batch],
@@ -181,7 +182,7 @@ class PostgresLedger:
                 asyncio.get_running_loop().create_future(),
             )
         )
-        outcome = Outcome(row["outcome"])
+        outcome = OUTCOMES[row["outcome"]]
         available = Usd(row["available"])
         if outcome not in {Outcome.DONE, Outcome.EXISTS}:
             return Held(outcome, None, available)
@@ -201,7 +202,7 @@ class PostgresLedger:
                 asyncio.get_running_loop().create_future(),
             )
         )
-        return Resolved(Outcome(row["outcome"]), Usd(row["settled"]), Usd(row["available"]))
+        return Resolved(OUTCOMES[row["outcome"]], Usd(row["settled"]), Usd(row["available"]))
 
     async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
         """Book paid-in credit."""

@@ -102,6 +102,17 @@ class PostgresReports:
             for row in await self._all(CACHE_USAGE, _span(period))
         ]
 
+    async def requests_since(self, account_id: str, since: datetime) -> int:
+        """Counted on the account's index."""
+        (row,) = await self._all(
+            text(
+                "SELECT count(*) AS n FROM usage_records"
+                " WHERE account_id = :account AND created_at >= :since"
+            ),
+            {"account": account_id, "since": since},
+        )
+        return int(row.n)
+
     async def database_time(self) -> datetime:
         """The server's `now()`."""
         (row,) = await self._all(text("SELECT now() AS now"), {})

@@ -31,7 +31,7 @@ PAUSE_S = 1.0
 @dataclass(slots=True)
 class _Take:
     account_id: str
-    args: list[Any]
+    words: str
     done: asyncio.Future[Quota]
 
 
@@ -88,16 +88,9 @@ class RedisLimiter:
         self._serial += 1
         take = _Take(
             account_id,
-            [
-                model,
-                tokens,
-                tier.requests_per_minute,
-                tier.model_requests_per_minute,
-                tier.tokens_per_minute,
-                f"{self._me}{self._serial:x}",
-                self._back.pop(account_id, 0),
-                int(count),
-            ],
+            f"{self._me}{self._serial:x}|{model.replace("|", "_")}|{tokens}|{tier.requests_per_minute}"
+            f"|{tier.model_requests_per_minute}|{tier.tokens_per_minute}"
+            f"|{self._back.pop(account_id, 0)}|{int(count)}",
             loop.create_future(),
         )
         self._waiting.append(take)
@@ -141,7 +134,7 @@ class RedisLimiter:
         for take in batch:
             tag = f"{{{take.account_id}}}"
             pipe.execute_command(
-                "EVALSHA", self._sha, 2, f"kyma:rl:{tag}", f"kyma:rs:{tag}", *take.args
+                "EVALSHA", self._sha, 2, f"kyma:rl:{tag}", f"kyma:rs:{tag}", take.words
             )
         answers = await pipe.execute(raise_on_error=False)
         for answer in answers:

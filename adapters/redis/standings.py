@@ -1,7 +1,8 @@
-"""Who a secret belongs to, remembered for under a second and forgotten on a word from Redis.
+"""Who a secret belongs to, remembered as long as it is known not to have changed.
 
-A change (revoked key, new override) is published; every process drops what it knows of that
-account. If Redis is away the memory is still at most `TTL_S` old.
+Twice a second each process asks the database whose keys, tier or deposits changed, and
+forgets those; a word over Redis makes it immediate. What has not been confirmed within
+`TRUST_S` is not trusted: so a revoked key stops within a second with or without Redis.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Set
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kyma.ports.storage import Principal, Principals
+from kyma.ports.storage import Principal, Principals, StorageUnavailable
 
 log = structlog.get_logger("kyma.standings")
 
-TTL_S = 0.8
+POLL_S = 0.4
+TRUST_S = 0.9
 """Below the one second in which a revoked key must stop working on every process."""
 
-MAX_REMEMBERED = 50_000
+TTL_S = 30.0
+NEGATIVE_TTL_S = 0.8
+MAX_REMEMBERED = 100_000
 CHANNEL = "kyma:forget"
 
 
@@ -33,13 +38,15 @@ class RememberedPrincipals:
         self._redis = redis
         self._known: OrderedDict[bytes, tuple[float, Principal | None]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._trusted_until = 0.0
         self._epoch = 0
-        self._listener: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def principal(self, digest: bytes) -> Principal | None:
         """From memory, or one look-up shared by all who ask at once; failures are not remembered."""
+        now = time.monotonic()
         known = self._known.get(digest)
-        if known is not None and time.monotonic() < known[0]:
+        if known is not None and now < known[0] and now < self._trusted_until:
             return known[1]
         asking = self._asking.get(digest)
         if asking is None:
@@ -48,12 +55,17 @@ class RememberedPrincipals:
             asking.add_done_callback(lambda _: self._asking.pop(digest, None))
         return await asyncio.shield(asking)
 
+    async def changes(self) -> Set[tuple[str, str]]:
+        """Straight from the source."""
+        return await self._source.changes()
+
     async def _look_up(self, digest: bytes) -> Principal | None:
         epoch = self._epoch
         principal = await self._source.principal(digest)
         if epoch == self._epoch:
             # Somebody's change during the look-up might not be in what was read.
-            self._known[digest] = (time.monotonic() + TTL_S, principal)
+            ttl_s = NEGATIVE_TTL_S if principal is None else TTL_S
+            self._known[digest] = (time.monotonic() + ttl_s, principal)
             self._known.move_to_end(digest)
             while len(self._known) > MAX_REMEMBERED:
                 self._known.popitem(last=False)
@@ -61,42 +73,58 @@ class RememberedPrincipals:
 
     async def forget(self, account_id: str) -> None:
         """Drop an account here at once and tell the others."""
-        self._drop(account_id)
+        self._drop({account_id})
         try:
             await self._redis.publish(CHANNEL, account_id)
         except (RedisError, OSError) as error:
             log.warning("invalidation_not_published", error=type(error).__name__)
 
-    def _drop(self, account_id: str) -> None:
+    def _drop(self, account_ids: Set[str]) -> None:
+        if not account_ids:
+            return
         self._epoch += 1
         self._known = OrderedDict(
             (digest, known)
             for digest, known in self._known.items()
-            if known[1] is None or known[1].account_id != account_id
+            if known[1] is None or known[1].account_id not in account_ids
         )
 
     def start(self) -> None:
-        """Begin to listen for other processes' changes."""
-        self._listener = asyncio.get_running_loop().create_task(self._listen())
+        """Begin to ask and to listen."""
+        loop = asyncio.get_running_loop()
+        self._tasks = {loop.create_task(self._poll()), loop.create_task(self._listen())}
+
+    async def _poll(self) -> None:
+        seen: Set[tuple[str, str]] = frozenset()
+        while True:
+            began = time.monotonic()
+            try:
+                changes = await self._source.changes()
+                self._drop({account_id for account_id, _ in changes - seen})
+                seen = changes
+                self._trusted_until = began + TRUST_S
+            except StorageUnavailable as error:
+                log.warning("changes_unknown", error=str(error)[:200])
+            await asyncio.sleep(POLL_S)
 
     async def _listen(self) -> None:
         while True:
             try:
                 async with self._redis.pubsub() as words:
                     await words.subscribe(CHANNEL)
-                    self._known.clear()
                     async for word in words.listen():
                         if word["type"] == "message":
-                            self._drop(_text(word["data"]))
+                            self._drop({_text(word["data"])})
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("invalidations_lost", error=type(error).__name__)
-                await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)
 
     async def close(self) -> None:
-        """Stop listening."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.wait([self._listener])
+        """Stop both."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def _text(data: bytes | str) -> str:

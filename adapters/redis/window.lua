@@ -1,13 +1,15 @@
 -- Sliding 60 s windows of one account: requests, requests per model, tokens.
 -- KEYS[1] sorted set of members "id|model|tokens|requests" by time, KEYS[2] hash of running sums.
--- ARGV: model, tokens, rpm, model rpm, tpm, id, tokens given back, 1 to count or 0 to peek.
+-- ARGV[1]: "id|model|tokens|rpm|model rpm|tpm|tokens given back|1 to count or 0 to peek":
+-- one argument, because packing eight costs the caller more than splitting one costs here.
 -- Returns limited_by, requests, model requests, tokens, retry_after_ms, reset_ms. Time is Redis's.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local window = 60000
-local model, tokens, id = ARGV[1], tonumber(ARGV[2]), ARGV[6]
-local rpm, model_rpm, tpm = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local back, count = tonumber(ARGV[7]), ARGV[8] == '1'
+local id, model, tokens, rpm, model_rpm, tpm, back, count = string.match(
+    ARGV[1], '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d)$')
+tokens, rpm, model_rpm = tonumber(tokens), tonumber(rpm), tonumber(model_rpm)
+tpm, back, count = tonumber(tpm), tonumber(back), count == '1'
 
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - window)
 if #old > 0 then

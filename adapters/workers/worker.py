@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from arq import cron, run_worker
 from arq.connections import RedisSettings
+from arq.typing import WorkerCoroutine
 
 from adapters import log as logs
 from adapters.container import Container
@@ -62,8 +63,19 @@ def main() -> None:
     class Work:
         functions: list[Any] = []
         cron_jobs = [
-            cron(sweep, second=set(range(0, 60, 5)), keep_result=0, max_tries=1),
-            cron(audit, minute=set(range(0, 60, 10)), second=30, keep_result=0, max_tries=1),
+            cron(
+                cast(WorkerCoroutine, sweep),
+                second=set(range(0, 60, 5)),
+                keep_result=0,
+                max_tries=1,
+            ),
+            cron(
+                cast(WorkerCoroutine, audit),
+                minute=set(range(0, 60, 10)),
+                second=30,
+                keep_result=0,
+                max_tries=1,
+            ),
         ]
         redis_settings = RedisSettings.from_dsn(settings.redis_url)
         queue_name = QUEUE

@@ -120,13 +120,17 @@ class Chat:
         model: Model,
         alias: str | None,
         *,
+        id: str,
         endpoint: str,
         gone: Callable[[], bool],
     ) -> Ticket:
-        """Start the clock of a request; `gone` tells whether its client has left."""
+        """Start the clock of a request; `gone` tells whether its client has left.
+
+        `id` names the request, its hold, its usage record and its answer.
+        """
         now = self._clock.monotonic()
         return Ticket(
-            id=self._chance.id(),
+            id=id,
             admission=admission,
             call=call,
             model=model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -88,6 +88,10 @@ class Principals(Protocol):
 
     async def principal(self, digest: bytes) -> Principal | None:
         """Owner of a live key or session, or None if there is positively no such secret."""
+        ...
+
+    async def changes(self) -> Set[tuple[str, str]]:
+        """Changes of keys, tiers or deposits in the last 15 s: account and what tells them apart."""
         ...
 
 

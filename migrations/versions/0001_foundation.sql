@@ -131,6 +131,33 @@ CREATE INDEX usage_records_time ON usage_records (created_at)
 -- ;
 CREATE INDEX usage_records_account ON usage_records (account_id, created_at)
 -- ;
+-- Whose key, tier or deposits changed lately: what every process reads twice a second, so that
+-- it may remember the rest. The worker forgets old rows.
+CREATE TABLE account_changes (
+    account_id uuid NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)
+-- ;
+CREATE INDEX account_changes_time ON account_changes (changed_at)
+-- ;
+CREATE FUNCTION note_account_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO account_changes (account_id) VALUES (NEW.account_id);
+    RETURN NULL;
+END $$
+-- ;
+CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION note_account_change()
+-- ;
+CREATE TRIGGER sessions_changed AFTER UPDATE ON sessions
+    FOR EACH ROW EXECUTE FUNCTION note_account_change()
+-- ;
+CREATE TRIGGER overrides_changed AFTER INSERT ON tier_overrides
+    FOR EACH ROW EXECUTE FUNCTION note_account_change()
+-- ;
+CREATE TRIGGER deposits_changed AFTER INSERT ON entries
+    FOR EACH ROW WHEN (NEW.kind = 'deposit') EXECUTE FUNCTION note_account_change()
+-- ;
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '% is append-only: a correction is a new row', TG_TABLE_NAME
@@ -155,7 +182,7 @@ CREATE TRIGGER usage_append_only BEFORE UPDATE OR DELETE ON usage_records
 -- Precondition (kept by the batcher): no hold id occurs twice in one call.
 -- p_amount is the hold's amount, or the bill; p_account is NULL for resolutions.
 CREATE FUNCTION ledger_apply(
-    p_kind text[], p_hold uuid[], p_account uuid[], p_entry uuid[],
+    p_kind text[], p_hold uuid[], p_account uuid[],
     p_amount bigint[], p_cost bigint[], p_ttl_s integer[], p_records json
 ) RETURNS TABLE (ord integer, outcome text, paid bigint, promo bigint, settled bigint,
                  available bigint)
@@ -263,14 +290,14 @@ BEGIN
 
     INSERT INTO entries (id, kind, account_id, hold_id, paid, promo, held_paid, held_promo,
                          revenue, loss, provider_cost, processor)
-    SELECT CASE WHEN o.kind = 'hold' THEN o.hold_id ELSE o.entry_id END,
+    SELECT CASE WHEN o.kind = 'hold' THEN o.hold_id ELSE gen_random_uuid() END,
            o.kind, o.account_id, o.hold_id, o.paid, o.promo, o.held_paid, o.held_promo,
            CASE WHEN o.kind = 'hold' THEN 0 ELSE o.amount END,
            CASE WHEN o.kind = 'hold' THEN 0 ELSE o.settled - o.amount END,
            -o.cost, o.cost
-    FROM unnest(p_kind, p_hold, p_entry, p_amount, p_cost, x_outcome, x_account, x_paid, x_promo,
+    FROM unnest(p_kind, p_hold, p_amount, p_cost, x_outcome, x_account, x_paid, x_promo,
                 x_held_paid, x_held_promo, x_settled)
-         AS o (kind, hold_id, entry_id, amount, cost, outcome, account_id, paid, promo,
+         AS o (kind, hold_id, amount, cost, outcome, account_id, paid, promo,
                held_paid, held_promo, settled)
     WHERE o.outcome = 'done';
 
@@ -377,7 +404,6 @@ BEGIN
     FROM ledger_apply(
         array_fill('expire'::text, ARRAY[cardinality(v_holds)]), v_holds,
         array_fill(NULL::uuid, ARRAY[cardinality(v_holds)]),
-        (SELECT array_agg(gen_random_uuid()) FROM unnest(v_holds)),
         array_fill(0::bigint, ARRAY[cardinality(v_holds)]),
         array_fill(0::bigint, ARRAY[cardinality(v_holds)]),
         array_fill(0, ARRAY[cardinality(v_holds)]), NULL);
