@@ -86,9 +86,10 @@ class RedisLimiter:
     ) -> asyncio.Future[Quota]:
         loop = asyncio.get_running_loop()
         self._serial += 1
+        name = model.replace("|", "_")  # the script's separator
         take = _Take(
             account_id,
-            f"{self._me}{self._serial:x}|{model.replace("|", "_")}|{tokens}|{tier.requests_per_minute}"
+            f"{self._me}{self._serial:x}|{name}|{tokens}|{tier.requests_per_minute}"
             f"|{tier.model_requests_per_minute}|{tier.tokens_per_minute}"
             f"|{self._back.pop(account_id, 0)}|{int(count)}",
             loop.create_future(),

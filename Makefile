@@ -1,0 +1,56 @@
+# make up     start everything on this machine (Ctrl-C stops it, data stays in .kyma)
+# make test   the test-suite            make lint   style, types, import rules
+# make bench  the load generator        make lock   renew requirements.lock
+# make clean  forget the virtualenv and caches; never the data
+
+PYTHON ?= python3
+ARGS ?=
+RUN := .venv/bin/python
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := up
+.DELETE_ON_ERROR:
+.PHONY: up test lint bench lock clean
+
+up: $(INSTALLED)
+	@exec $(RUN) -m adapters.cli up $(ARGS)
+
+test: $(INSTALLED)
+	$(RUN) -m pytest tests $(ARGS)
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy --strict kyma adapters console
+	$(RUN) -c 'import sys; sys.path.insert(0, "."); from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+bench: $(INSTALLED)
+	$(RUN) -m bench $(ARGS)
+
+# The stamp is written last: an install that was cut short is done again, and a virtualenv
+# without a working pip (cut short, or its Python is gone) is made anew.
+$(INSTALLED): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Kyma needs Python 3.11 or newer, and \`$(PYTHON)\` was not found. Install it (Debian, Ubuntu: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Kyma needs Python 3.11 or newer, and \`$(PYTHON)\` is $$($(PYTHON) -V 2>&1). Name a newer one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "\`$(PYTHON)\` cannot make virtual environments. Install its venv package (Debian, Ubuntu: apt install python3-venv), then run make again." >&2; exit 1; }
+	@rm -f $@
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+	  echo "Making .venv with $$($(PYTHON) -V)"; $(PYTHON) -m venv --clear .venv; }
+	@echo "Installing $$(grep -c '==' $<) pinned packages into .venv (once, about a minute)"
+	@$(RUN) -m pip install --disable-pip-version-check --no-input --require-hashes --no-deps -r $<
+	@touch $@
+
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lock/bin/uv pip compile --quiet pyproject.toml --extra dev --universal --generate-hashes \
+	  --no-header --no-emit-index-url --no-annotate --python-version 3.11 $(ARGS) -o requirements.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.kyma/*' -prune -exec rm -rf {} +

@@ -1,0 +1,621 @@
+"""`kyma` for whoever runs the service: `up` starts everything, `migrate`, `doctor`.
+
+Owns the order in which one machine's parts start and what a person reads meanwhile.
+It decides nothing about customers, models or money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import redis.asyncio
+import typer
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from pydantic import SecretStr, ValidationError
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from adapters.embedded import postgres
+from adapters.embedded import redis as embedded_redis
+from adapters.embedded.first_run import FirstRun, Parts, first_run, read_secrets, write_secrets
+from adapters.embedded.processes import (
+    Child,
+    Server,
+    StartError,
+    Supervisor,
+    blocked_at,
+    free_port,
+    http_answers,
+    is_free,
+    passage,
+    remembered_port,
+    unprivileged,
+)
+from adapters.settings import ROOT, Settings, child_environment
+
+ROOT_DATA = Path("/var/lib/kyma")
+PEPPER_LENGTH = 32
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they can show local variables, and those hold secrets
+    help="Run Kyma on this machine.",
+)
+
+
+class Screen:
+    """Progress for a person: a spinner on a terminal, plain lines in a log."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line, as it is: no markup, no wrapping (it may be copied)."""
+        self._console.print(text, markup=False)
+
+    @asynccontextmanager
+    async def step(self, title: str) -> AsyncIterator[list[str]]:
+        """A step with its duration; what is appended to the list is told beside it."""
+        notes: list[str] = []
+        began = time.monotonic()
+        with self._console.status(title):
+            yield notes
+        took = f"({time.monotonic() - began:.1f} s)"
+        self.say(" ".join(["✓", title, *notes, took]))
+
+
+# --- up ---------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    only_servers: Annotated[
+        bool, typer.Option(help="Start PostgreSQL and Redis alone and print their URLs.")
+    ] = False,
+    logs: Annotated[
+        bool, typer.Option(help="Show the logs here instead of writing them to files.")
+    ] = False,
+) -> None:
+    """Start the whole service on this machine; Ctrl-C stops it and keeps the data."""
+    screen, settings = Screen(), _placed()
+    _make_data_dir(settings, screen)
+    with _locked(settings):
+        machine = _Machine(settings, screen, to_files=not logs)
+        asyncio.run(_until_asked(machine, only_servers=only_servers))
+    screen.say(f"stopped; data kept in {settings.data_dir}")
+
+
+def _placed() -> Settings:
+    """Settings with the data dir where the data really is, absolute.
+
+    Root's servers run as `nobody`, who cannot get into a checkout below a 0700 home.
+    """
+    settings = Settings()
+    wanted = settings.data_dir.absolute()
+    embedded = not (settings.database_url and settings.redis_url)
+    if embedded and unprivileged() is not None and blocked_at(wanted) is not None:
+        wanted = ROOT_DATA / hashlib.sha256(str(wanted).encode()).hexdigest()[:12]
+    return settings.model_copy(update={"data_dir": wanted})
+
+
+def _make_data_dir(settings: Settings, screen: Screen) -> None:
+    path, wanted = settings.data_dir, Settings().data_dir.absolute()
+    if path != wanted:
+        screen.say(
+            f"Note: data goes to {path}, because the embedded servers of root run as user "
+            f"`nobody`, who cannot enter {blocked_at(wanted)}. KYMA_DATA_DIR chooses another place."
+        )
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent == ROOT_DATA:
+                ROOT_DATA.chmod(0o755)  # whatever the umask: `nobody` passes through here
+            passage(path, unprivileged())
+    except OSError as error:
+        raise StartError(
+            f"The data folder {path} cannot be made ({error.strerror}). "
+            "Set KYMA_DATA_DIR to a folder that you may write to."
+        ) from error
+
+
+@contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    """One `up` per data dir. The kernel drops the lock however the process ends."""
+    path = settings.data_dir / "lock"
+    try:
+        file = path.open("a+")
+    except PermissionError as error:
+        raise StartError(
+            f"{path} belongs to another user. Start Kyma as the user who started it first, "
+            "or set KYMA_DATA_DIR to another folder."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise StartError(_held(settings.data_dir, file.read())) from error
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "url": settings.base_url}))
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _held(data_dir: Path, text: str) -> str:
+    holder = json.loads(text) if text else {"pid": "unknown", "url": ""}
+    where = f" at {holder['url']}" if holder["url"] else ""
+    return (
+        f"Kyma already runs on {data_dir}{where} (process {holder['pid']}). Stop it with Ctrl-C "
+        f"in its terminal or `kill {holder['pid']}`; for a second one beside it set "
+        "KYMA_DATA_DIR, KYMA_PORT and KYMA_CONSOLE_PORT."
+    )
+
+
+async def _until_asked(machine: _Machine, *, only_servers: bool) -> None:
+    """Run until a signal; the second one ends the patience with slow children."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    work = asyncio.ensure_future(machine.run(only_servers=only_servers))
+
+    def ask() -> None:
+        if asked.is_set():
+            machine.supervisor.hurry()
+        asked.set()
+        work.cancel()
+
+    # A script's `&` ignores SIGINT, yet whoever sends it means us; `nohup` means what it says.
+    hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
+        loop.add_signal_handler(number, ask)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not asked.is_set():
+            raise
+    finally:
+        await machine.supervisor.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Urls:
+    database: str
+    redis: str
+    sandboxes: tuple[str, ...] = ()
+
+
+class _Machine:
+    """All processes of one machine, and the order in which they come."""
+
+    def __init__(self, settings: Settings, screen: Screen, *, to_files: bool) -> None:
+        self._settings = settings
+        self._screen = screen
+        self._to_files = to_files
+        self.supervisor = Supervisor(screen.say)
+
+    async def run(self, *, only_servers: bool) -> None:
+        """Start everything, tell how to use it, and stay until cancelled."""
+        if not only_servers:
+            self._settings = _with_ports(_with_pepper(self._settings))
+        urls = _Urls(await self._database(), await self._redis())
+        if only_servers:
+            self._screen.say(f"export KYMA_DATABASE_URL={urls.database}")
+            self._screen.say(f"export KYMA_REDIS_URL={urls.redis}")
+        else:
+            await self._service(urls)
+        await asyncio.Event().wait()
+
+    async def _service(self, urls: _Urls) -> None:
+        async with self._screen.step("migrations") as notes:
+            notes.append(await asyncio.to_thread(_migrate, urls.database))
+        if self._settings.wants_sandbox and not self._settings.sandbox_url:
+            sandboxes = await asyncio.gather(*map(self._sandbox, ("sandbox", "sandbox-2")))
+            urls = replace(urls, sandboxes=tuple(sandboxes))
+        self._settings = _resolved(self._settings, urls)
+        async with self._screen.step("first account, key and operator"):
+            first = await _first(self._settings)
+        await self._processes()
+        _tell(self._settings, first, self._screen)
+
+    def _log(self, name: str) -> Path | None:
+        return self._settings.data_dir / "logs" / f"{name}.log" if self._to_files else None
+
+    async def _database(self) -> str:
+        if self._settings.database_url:
+            return self._settings.database_url
+        async with self._screen.step("PostgreSQL") as notes:
+            server = await asyncio.to_thread(
+                postgres.prepare,
+                self._settings.data_dir,
+                self._settings.pg_bin,
+                self._log("postgres"),
+            )
+            return await self._served(server, notes)
+
+    async def _redis(self) -> str:
+        if self._settings.redis_url:
+            return self._settings.redis_url
+        async with self._screen.step("Redis") as notes:
+            server = embedded_redis.prepare(self._settings.data_dir, self._log("redis"))
+            return await self._served(server, notes)
+
+    async def _served(self, server: Server, notes: list[str]) -> str:
+        await self.supervisor.start(server.child)
+        notes.append(f"{server.version} on {server.url.rpartition('@')[2]}")
+        return server.url
+
+    async def _sandbox(self, name: str) -> str:
+        """Its port is ours to remember: a restarted sandbox must be where the others look."""
+        port = remembered_port(self._settings.data_dir / f"{name}.port")
+        options = ("--host", "127.0.0.1", "--port", str(port), "--name", name)
+        async with self._screen.step(f"{name} provider") as notes:
+            await self.supervisor.start(
+                replace(
+                    self._python(name, "adapters.embedded.sandbox", *options),
+                    ready=lambda: _listens(port),
+                )
+            )
+            notes.append(f"on 127.0.0.1:{port}")
+        return f"http://127.0.0.1:{port}/v1"
+
+    async def _processes(self) -> None:
+        settings = self._settings
+        host = _local(settings.host)
+        shared = ["--reuse-port"] if settings.processes > 1 else []
+        serving = [
+            replace(
+                self._python(f"http-{number}", "adapters.http.serve", *shared),
+                ready=lambda: http_answers(host, settings.port, "/healthz"),
+                ready_within_s=60.0,
+                grace_s=30.0,  # answers in flight are finished, and paid for
+            )
+            for number in range(1, settings.processes + 1)
+        ]
+        worker = self._python("worker", "adapters.workers.worker")
+        async with self._screen.step("HTTP server, worker, console"):
+            await _together(
+                self.supervisor.start(child) for child in [*serving, worker, self._console()]
+            )
+
+    def _console(self) -> Child:
+        port = self._settings.console_port
+        options = {
+            "server.port": str(port),
+            "server.address": "127.0.0.1",
+            "server.headless": "true",
+            "browser.gatherUsageStats": "false",
+            "server.fileWatcherType": "none",
+        }
+        flags = (word for name, value in options.items() for word in (f"--{name}", value))
+        return replace(
+            self._python("console", "streamlit", "run", "console/app.py", *flags),
+            ready=lambda: http_answers("127.0.0.1", port, "/_stcore/health"),
+            ready_within_s=60.0,
+        )
+
+    def _python(self, name: str, module: str, *options: str) -> Child:
+        return Child(
+            name=name,
+            argv=[sys.executable, "-m", module, *options],
+            env=child_environment(_told(self._settings)),
+            cwd=ROOT,
+            log=self._log(name),
+        )
+
+
+async def _together(starts: Iterator[Coroutine[Any, Any, None]]) -> None:
+    """Start side by side; the first that fails stops the waiting for the others."""
+    failed: list[BaseException] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for start in starts:
+                group.create_task(start)
+    except* StartError as failures:
+        failed.extend(failures.exceptions)
+    if failed:  # raised here: within `except*` it would be wrapped in a group again
+        raise failed[0]
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _with_pepper(settings: Settings) -> Settings:
+    """The given pepper, else the one generated at the first run."""
+    given = settings.key_pepper.get_secret_value()
+    if given and len(given) < PEPPER_LENGTH:
+        raise StartError(
+            f"KYMA_KEY_PEPPER has {len(given)} characters and needs {PEPPER_LENGTH}. Set a longer "
+            "one (`openssl rand -hex 32`), or unset it to have one generated."
+        )
+    if given:
+        return settings
+    kept = read_secrets(settings.data_dir)
+    if "key_pepper" not in kept:
+        kept["key_pepper"] = secrets.token_hex(32)
+        write_secrets(settings.data_dir, kept)
+    return settings.model_copy(update={"key_pepper": SecretStr(kept["key_pepper"])})
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """See that both ports are free before anything starts; 0 means any."""
+    chosen = {}
+    for field, what, host in (
+        ("port", "the HTTP server", settings.host),
+        ("console_port", "the console", "127.0.0.1"),
+    ):
+        port: int = getattr(settings, field)
+        if port and not is_free(port, host):
+            raise StartError(
+                f"Port {port}, for {what}, is taken by another program or not ours to use. "
+                f"Stop that program, or choose another port: KYMA_{field.upper()}={port + 1}"
+            )
+        chosen[field] = port or free_port()
+    return settings.model_copy(update=chosen)
+
+
+def _resolved(settings: Settings, urls: _Urls) -> Settings:
+    """Settings as the service's own processes will read them."""
+    update: dict[str, Any] = {"database_url": urls.database, "redis_url": urls.redis}
+    if urls.sandboxes:
+        update["sandbox_url"], update["sandbox_url_2"] = urls.sandboxes
+    return settings.model_copy(update=update)
+
+
+def _told(settings: Settings) -> dict[str, str]:
+    """The environment by which a child learns what was resolved here."""
+    return {
+        "KYMA_DATABASE_URL": settings.database_url,
+        "KYMA_REDIS_URL": settings.redis_url,
+        "KYMA_KEY_PEPPER": settings.key_pepper.get_secret_value(),
+        "KYMA_SANDBOX_URL": settings.sandbox_url,
+        "KYMA_SANDBOX_URL_2": settings.sandbox_url_2,
+        "KYMA_DATA_DIR": str(settings.data_dir),
+        "KYMA_PORT": str(settings.port),
+        "KYMA_CONSOLE_PORT": str(settings.console_port),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _first(settings: Settings) -> FirstRun:
+    # Imported here: it brings every adapter along, and only this step needs it.
+    from adapters.container import Container  # noqa: PLC0415
+
+    container = Container(settings=settings)
+    parts = Parts(
+        accounts=container.accounts(),
+        operators=container.operators(),
+        passwords=container.passwords(),
+        digests=container.digests(),
+        chance=container.chance(),
+        clock=container.clock(),
+    )
+    try:
+        return await first_run(settings.data_dir, parts)
+    finally:
+        await container.units().close()
+
+
+def _local(host: str) -> str:
+    """Where we ourselves reach a server that listens on `host`."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 compared with, not bound to
+    return everywhere.get(host, host)
+
+
+def _tell(settings: Settings, first: FirstRun, screen: Screen) -> None:
+    base = settings.public_url.rstrip("/") or f"http://{_local(settings.host)}:{settings.port}"
+    rows = {
+        "Base URL": f"{base}/v1",
+        "API key": first.api_key,
+        "Console": f"http://127.0.0.1:{settings.console_port}",
+        "Operator": first.operator_name,
+    }
+    if first.operator_password:
+        rows["Password"] = f"{first.operator_password}  (shown only this once)"
+    rows["Data, logs"] = str(settings.data_dir)
+    screen.say("")
+    for name, value in rows.items():
+        screen.say(f"  {name:<11} {value}")
+    body = '{"model":"best","messages":[{"role":"user","content":"Say hello."}]}'
+    screen.say("\nTry it:\n")
+    screen.say(
+        f"curl -sS {base}/v1/chat/completions -H 'Authorization: Bearer {first.api_key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )
+    screen.say("\nCtrl-C stops everything; the data stays.")
+
+
+# --- migrate ----------------------------------------------------------------------------
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database at KYMA_DATABASE_URL to the newest schema."""
+    url = _database_of(_placed())
+    if url is None:
+        raise StartError(
+            "No database: set KYMA_DATABASE_URL, or run `make up` for an embedded one."
+        )
+    Screen().say(f"✓ migrations {_migrate(url)}")
+
+
+def _alembic(url: str) -> Config:
+    config = Config(str(ROOT / "alembic.ini"))
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    config.attributes["database_url"] = url
+    return config
+
+
+def _migrate(url: str) -> str:
+    """Upgrade to the head; its name."""
+    config = _alembic(url)
+    try:
+        command.upgrade(config, "head")
+    except OSError as error:
+        raise StartError(_unreachable("PostgreSQL", "KYMA_DATABASE_URL", error)) from error
+    return f"at {ScriptDirectory.from_config(config).get_current_head()}"
+
+
+def _unreachable(what: str, variable: str, error: BaseException) -> str:
+    why = str(error) or type(error).__name__
+    return f"{what} does not answer ({why}). Is it running, is {variable} right?"
+
+
+# --- doctor -----------------------------------------------------------------------------
+
+
+@app.command()
+def doctor() -> None:
+    """Check what the service stands on; exit code 1 if anything is wrong."""
+    screen = Screen()
+    try:
+        settings = _placed()
+    except ValidationError as error:
+        screen.say(f"✗ settings: {_explained(error)}")
+        raise typer.Exit(1) from error
+    results = asyncio.run(_examine(settings))
+    for passed, text in results:
+        screen.say(f"{'✓' if passed else '✗'} {text}")
+    if not all(passed for passed, _ in results):
+        raise typer.Exit(1)
+
+
+async def _examine(settings: Settings) -> list[tuple[bool, str]]:
+    version = sys.version_info
+    pepper = settings.key_pepper.get_secret_value()
+    pepper = pepper or read_secrets(settings.data_dir).get("key_pepper", "")
+    return [
+        (version >= (3, 11), f"Python {version.major}.{version.minor} (3.11 or newer)"),
+        (True, "settings are valid"),
+        (
+            len(pepper) >= PEPPER_LENGTH,
+            f"key pepper has {len(pepper)} characters of {PEPPER_LENGTH} (`make up` makes one)",
+        ),
+        *await _examine_database(settings),
+        await _examine_redis(settings),
+    ]
+
+
+def _database_of(settings: Settings) -> str | None:
+    return settings.database_url or postgres.address(settings.data_dir)
+
+
+async def _examine_database(settings: Settings) -> list[tuple[bool, str]]:
+    url = _database_of(settings)
+    if url is None:
+        return [(False, "PostgreSQL: set KYMA_DATABASE_URL, or run `make up` first")]
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+        return [(False, _unreachable("PostgreSQL", "KYMA_DATABASE_URL", error))]
+    try:
+        version = await connection.fetchval("SHOW server_version")
+        return [
+            (True, f"PostgreSQL {version} answers"),
+            await _examine_schema(connection, url),
+            await _examine_clock(connection),
+            await _examine_connections(connection, settings),
+        ]
+    finally:
+        await connection.close()
+
+
+async def _examine_schema(connection: asyncpg.Connection[Any], url: str) -> tuple[bool, str]:
+    head = ScriptDirectory.from_config(_alembic(url)).get_current_head()
+    known = await connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL")
+    current = (
+        await connection.fetchval("SELECT version_num FROM alembic_version") if known else None
+    )
+    advice = "" if current == head else "; run `kyma migrate`"
+    return current == head, f"schema is at {current}, newest is {head}{advice}"
+
+
+async def _examine_clock(connection: asyncpg.Connection[Any]) -> tuple[bool, str]:
+    before = time.time()
+    theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+    difference_s = abs(theirs - (before + time.time()) / 2)
+    return (
+        difference_s < 1,
+        f"clock differs from the database's by {difference_s:.3f} s (under 1 s)",
+    )
+
+
+async def _examine_connections(
+    connection: asyncpg.Connection[Any], settings: Settings
+) -> tuple[bool, str]:
+    most = int(await connection.fetchval("SHOW max_connections"))
+    kept = int(await connection.fetchval("SHOW superuser_reserved_connections"))
+    users = settings.processes + 2  # the worker and the console have pools of their own
+    wanted = settings.database_pool * users
+    return (
+        wanted <= most - kept,
+        f"{users} processes × {settings.database_pool} connections = {wanted}, "
+        f"the database takes {most - kept} (KYMA_DATABASE_POOL, KYMA_PROCESSES, max_connections)",
+    )
+
+
+async def _examine_redis(settings: Settings) -> tuple[bool, str]:
+    url = settings.redis_url or embedded_redis.address(settings.data_dir)
+    if url is None:
+        return False, "Redis: set KYMA_REDIS_URL, or run `make up` first"
+    client = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        answer: dict[str, Any] = await client.info("server")
+    except (RedisError, OSError) as error:
+        return False, _unreachable("Redis", "KYMA_REDIS_URL", error)
+    finally:
+        await client.aclose()
+    return True, f"Redis {answer.get('valkey_version') or answer.get('redis_version')} answers"
+
+
+# --- entry ------------------------------------------------------------------------------
+
+
+def _explained(error: ValidationError) -> str:
+    """Pydantic's findings by the names a person can change."""
+    return "; ".join(
+        " ".join(["KYMA_" + "_".join(map(str, found["loc"])).upper() + ":"] * bool(found["loc"]))
+        + f" {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _guarded(run: Callable[[], None]) -> None:
+    try:
+        run()
+    except StartError as error:
+        raise SystemExit(f"✗ {error}") from error
+    except ValidationError as error:
+        raise SystemExit(f"✗ settings: {_explained(error)}") from error
+
+
+def main() -> None:
+    """The `kyma` command."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    _guarded(app)
+
+
+if __name__ == "__main__":
+    main()
