@@ -6,7 +6,6 @@ import asyncio
 
 import structlog
 from dependency_injector import containers, providers
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.http.app import Gateway, Parts
 from adapters.http.chat import Limits
@@ -60,7 +59,6 @@ def make_gateway(
     access: Access,
     chat: Chat,
     catalogue: Catalogue,
-    engine: AsyncEngine,
     accounts: Accounts,
     ledger: PostgresLedger,
     reports: PostgresReports,
@@ -149,7 +147,7 @@ class Container(containers.DeclarativeContainer):
 
     gateway = providers.Singleton(
         make_gateway,
-        settings, access, chat, catalogue, engine, accounts, ledger, reports, limiter, clock,
+        settings, access, chat, catalogue, accounts, ledger, reports, limiter, clock,
         chance, digests,
     )  # fmt: skip
 

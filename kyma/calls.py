@@ -103,7 +103,7 @@ def size_of(body: Mapping[str, Any], context_window: int) -> Size:
     reads more than its context window: that is the worst case. Four bytes per token is the
     likely one. Media other than pictures (audio, video, documents) may fill the window.
     """
-    text_bytes = media = messages = 0
+    text_bytes = media = 0
     for part in _parts(body):
         if isinstance(part, str):
             text_bytes += _utf8_bytes(part)
@@ -125,21 +125,22 @@ def _utf8_bytes(text: str) -> int:
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
-    """Every text of the prompt, and every part that is not text, without recursion into either."""
+    """Every text of the prompt, and every part that is not text."""
     for message in body.get("messages") or ():
         content = message.get("content")
         if isinstance(content, str):
             yield content
-        elif isinstance(content, list):
-            for part in content:
-                text = part.get("text") if isinstance(part, Mapping) else None
-                if isinstance(text, str):
-                    yield text
-                elif isinstance(part, Mapping):
-                    yield part
-        for name, value in message.items():
-            if name not in {"role", "content"} and value is not None:
-                yield repr(value)
+        elif content:
+            yield from map(_text_or_part, content)
+        if len(message) > 2:
+            yield from (
+                repr(value) for name, value in message.items() if name not in {"role", "content"}
+            )
     for name in ("tools", "functions", "response_format"):
         if body.get(name):
             yield repr(body[name])
+
+
+def _text_or_part(part: Mapping[str, Any]) -> str | Mapping[str, Any]:
+    text = part.get("text")
+    return text if isinstance(text, str) else part

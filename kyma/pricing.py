@@ -71,7 +71,7 @@ def per_token(
 
 
 def max_output_for(price: PerToken, size: Size, available: Usd) -> int:
-    """The largest `max_tokens` whose hold `available` would cover; 0 if even the prompt is too dear."""
+    """The largest `max_tokens` that `available` would cover; 0 if even the prompt is too dear."""
     left = available * MILLION - size.worst_input * max(price.input, price.cache_write)
     if left <= 0:
         return 0

@@ -38,7 +38,7 @@ TYPICAL_LATENCY_MS = 500.0
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way to serve a model: who, under which id, at what cost to us, how far from first choice."""
+    """One way to serve a model: who, under which id, at what cost, how far from first choice."""
 
     provider: str
     upstream_model: str

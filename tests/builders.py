@@ -25,7 +25,13 @@ def an_account(email: str | None = None) -> Account:
 def a_key(account: Account, digest: bytes | None = None) -> Key:
     id = new_id()
     return Key(
-        id, account.id, "default", digest or uuid4().bytes * 2, "ky-1234", "cdef", account.created_at
+        id,
+        account.id,
+        "default",
+        digest or uuid4().bytes * 2,
+        "ky-1234",
+        "cdef",
+        account.created_at,
     )
 
 

@@ -12,6 +12,9 @@ import msgspec
 from kyma.errors import Code, Refusal
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+SPEAKERS = frozenset({"system", "developer", "user"})
+"""Roles whose messages say something; an assistant's may be tool calls alone."""
+
 MAX_MESSAGES = 100_000
 MAX_INT = 2**31 - 1
 MAX_CHOICES = 128
@@ -30,6 +33,16 @@ def parsed(raw: bytes) -> dict[str, Any]:
     return body
 
 
+INTEGERS = {"max_tokens": MAX_INT, "max_completion_tokens": MAX_INT, "n": MAX_CHOICES}
+NUMBERS = {"temperature": 2, "top_p": 1}
+SHAPES = {
+    "stream": (bool, "a boolean"),
+    "tools": (list, "an array"),
+    "response_format": (dict, "an object"),
+    "stream_options": (dict, "an object"),
+}
+
+
 def check(body: dict[str, Any]) -> None:
     """Refuse a body that no model could serve, naming the field."""
     model = body.get("model")
@@ -37,65 +50,56 @@ def check(body: dict[str, Any]) -> None:
         _missing("model")
     if not isinstance(model, str) or not model:
         _wrong("model", "a non-empty string")
-    _check_messages(body)
-    for name in ("max_tokens", "max_completion_tokens", "n"):
-        value = body.get(name)
-        if value is None:
-            continue
+    _check_messages(body.get("messages"))
+    for name, value in body.items():
+        if value is not None:
+            _check_option(name, value)
+
+
+def _check_option(name: str, value: Any) -> None:
+    if name in INTEGERS:
         if type(value) is not int:
             _wrong(name, "an integer")
-        most = MAX_CHOICES if name == "n" else MAX_INT
-        if not 1 <= value <= most:
-            _range(name, f"between 1 and {most}")
-    if type(body.get("stream", False)) not in {bool, type(None)}:
-        _wrong("stream", "a boolean")
-    for name, most in (("temperature", 2), ("top_p", 1)):
-        value = body.get(name)
-        if value is None:
-            continue
+        if not 1 <= value <= INTEGERS[name]:
+            _range(name, f"between 1 and {INTEGERS[name]}")
+    elif name in NUMBERS:
         if type(value) not in {int, float}:
             _wrong(name, "a number")
-        if not 0 <= value <= most:
-            _range(name, f"between 0 and {most}")
-    for name, kind, words in (
-        ("tools", list, "an array"),
-        ("response_format", dict, "an object"),
-        ("stream_options", dict, "an object"),
-    ):
-        if body.get(name) is not None and not isinstance(body[name], kind):
+        if not 0 <= value <= NUMBERS[name]:
+            _range(name, f"between 0 and {NUMBERS[name]}")
+    elif name in SHAPES:
+        kind, words = SHAPES[name]
+        if not isinstance(value, kind):
             _wrong(name, words)
 
 
-def _check_messages(body: dict[str, Any]) -> None:
-    messages = body.get("messages")
+def _check_messages(messages: Any) -> None:
     if messages is None:
         _missing("messages")
     if not isinstance(messages, list):
         _wrong("messages", "an array")
     if not messages:
-        raise Refusal(
-            Code.INVALID_VALUE, "`messages` must have at least one message.", param="messages"
-        )
+        _range("messages", "at least one message")
     if len(messages) > MAX_MESSAGES:
         _range("messages", f"at most {MAX_MESSAGES} messages")
     for place, message in enumerate(messages):
-        where = f"messages[{place}]"
-        if not isinstance(message, dict):
-            _wrong(where, "an object")
-        role = message.get("role")
-        if role is None:
-            _missing(f"{where}.role")
-        if not isinstance(role, str) or role not in ROLES:
-            _range(f"{where}.role", "one of " + ", ".join(sorted(ROLES)))
-        content = message.get("content")
-        if content is None:
-            if role in {"system", "developer", "user"}:
-                _missing(f"{where}.content")
-        elif isinstance(content, list):
-            if not all(isinstance(part, dict) for part in content):
-                _wrong(f"{where}.content", "a string or an array of objects")
-        elif not isinstance(content, str):
-            _wrong(f"{where}.content", "a string or an array of objects")
+        _check_message(f"messages[{place}]", message)
+
+
+def _check_message(where: str, message: Any) -> None:
+    if not isinstance(message, dict):
+        _wrong(where, "an object")
+    role, content = message.get("role"), message.get("content")
+    if role is None:
+        _missing(f"{where}.role")
+    if not isinstance(role, str) or role not in ROLES:
+        _range(f"{where}.role", "one of " + ", ".join(sorted(ROLES)))
+    if content is None and role in SPEAKERS:
+        _missing(f"{where}.content")
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return
+    if content is not None and not isinstance(content, str):
+        _wrong(f"{where}.content", "a string or an array of objects")
 
 
 def _missing(param: str) -> NoReturn:

@@ -82,6 +82,16 @@ class PostgresAccounts:
             rows = await connection.execute(CHANGES)
             return {(_hex(row.account_id), row.at) for row in rows}
 
+    async def tidy(self) -> None:
+        """Delete notes of changes that every process has read, and sessions long over."""
+        async with self._units.unit() as connection:
+            await connection.execute(
+                text("DELETE FROM account_changes WHERE changed_at < now() - interval '1 hour'")
+            )
+            await connection.execute(
+                text("DELETE FROM sessions WHERE expires_at < now() - interval '1 day'")
+            )
+
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
         """Account, balance, bonus, key and session, all or nothing."""
         async with self._units.unit() as connection:

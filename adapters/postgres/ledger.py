@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from adapters.postgres.units import UNREACHABLE, PostgresUnits
 from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
-from kyma.money import ZERO, Usd
+from kyma.money import Usd
 from kyma.ports.storage import Held, Resolved, StorageUnavailable
 from kyma.usage import UsageRecord
 
@@ -29,6 +29,9 @@ MAX_BATCH = 256
 
 MAX_QUEUE = 20_000
 """Operations waiting; beyond it callers are refused at once instead of waiting in vain."""
+
+APPLY_S = 6.0
+REPLAY_S = 55.0
 
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -77,7 +80,7 @@ class Batcher:
                 except UNREACHABLE as error:
                     await self._drop_connection()
                     _fail(batch, StorageUnavailable(f"{type(error).__name__}: {error}"))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - every waiter must get an answer
                     await self._drop_connection()
                     if len(batch) == 1:
                         _fail(batch, error)
@@ -96,7 +99,7 @@ class Batcher:
             except UNREACHABLE as error:
                 await self._drop_connection()
                 _fail([operation], StorageUnavailable(f"{type(error).__name__}: {error}"))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again to the waiter
                 await self._drop_connection()
                 _fail([operation], error)
 
@@ -130,6 +133,7 @@ class Batcher:
             [operation.cost for operation in batch],
             [operation.ttl_s for operation in batch],
             orjson.dumps(records).decode() if records else None,
+            timeout=APPLY_S,
         )
         return rows
 
@@ -252,7 +256,7 @@ class PostgresLedger:
 
     async def health(self) -> LedgerHealth:
         """Replay everything; reads one snapshot."""
-        async with self._units.unit() as connection:
+        async with self._units.unit(REPLAY_S) as connection:
             row = (await connection.execute(text(HEALTH))).one()
         return LedgerHealth(
             entries=row.entries,

@@ -7,10 +7,12 @@ our own (a constraint), which is a bug and stays one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -42,6 +44,10 @@ SERVER_LIMITS = {
 }
 
 
+UNIT_S = 6.0
+"""How long a unit may take, getting a connection included; a hung network ends here too."""
+
+
 def make_engine(url: str, pool: int) -> AsyncEngine:
     """A pool of at most `pool` connections; connects lazily, checks a connection before use."""
     return create_async_engine(
@@ -51,7 +57,7 @@ def make_engine(url: str, pool: int) -> AsyncEngine:
         pool_timeout=3.0,
         pool_pre_ping=True,
         pool_recycle=1800,
-        connect_args={"server_settings": SERVER_LIMITS, "timeout": 3.0, "command_timeout": 6.0},
+        connect_args={"server_settings": SERVER_LIMITS, "timeout": 3.0},
     )
 
 
@@ -62,10 +68,14 @@ class PostgresUnits:
         self._engine = engine
 
     @asynccontextmanager
-    async def unit(self) -> AsyncIterator[AsyncConnection]:
+    async def unit(self, timeout_s: float = UNIT_S) -> AsyncIterator[AsyncConnection]:
         """One short transaction: committed on leaving, rolled back by an exception."""
         try:
-            async with self._engine.begin() as connection:
+            async with asyncio.timeout(timeout_s), self._engine.begin() as connection:
+                if timeout_s > UNIT_S:
+                    await connection.execute(
+                        text(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}")
+                    )
                 yield connection
         except IntegrityError:
             raise

@@ -43,7 +43,7 @@ class RememberedPrincipals:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def principal(self, digest: bytes) -> Principal | None:
-        """From memory, or one look-up shared by all who ask at once; failures are not remembered."""
+        """From memory, or one look-up shared by all who ask; failures are not remembered."""
         now = time.monotonic()
         known = self._known.get(digest)
         if known is not None and now < known[0] and now < self._trusted_until:

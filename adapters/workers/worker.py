@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import structlog
-from arq import cron, run_worker
+from arq import Worker, cron
 from arq.connections import RedisSettings
-from arq.typing import WorkerCoroutine
+from arq.cron import CronJob
+from arq.typing import StartupShutdown, WorkerCoroutine
 
 from adapters import log as logs
 from adapters.container import Container
@@ -45,6 +46,11 @@ async def audit(context: dict[str, Any]) -> None:
         )
 
 
+async def tidy(context: dict[str, Any]) -> None:
+    """Forget what nobody asks for any more."""
+    await context["container"].accounts().tidy()
+
+
 async def _start(context: dict[str, Any]) -> None:
     context["container"] = Container(settings=context["settings"])
 
@@ -55,37 +61,30 @@ async def _stop(context: dict[str, Any]) -> None:
     await container.units().close()
 
 
+def _every(work: Any, **when: Any) -> CronJob:
+    return cron(cast(WorkerCoroutine, work), keep_result=0, max_tries=1, unique=True, **when)
+
+
 def main() -> None:
     """Run until told to stop; exits when Redis goes away, and the supervisor starts it again."""
     settings = Settings()
     logs.configure(settings.log_level)
-
-    class Work:
-        functions: list[Any] = []
-        cron_jobs = [
-            cron(
-                cast(WorkerCoroutine, sweep),
-                second=set(range(0, 60, 5)),
-                keep_result=0,
-                max_tries=1,
-            ),
-            cron(
-                cast(WorkerCoroutine, audit),
-                minute=set(range(0, 60, 10)),
-                second=30,
-                keep_result=0,
-                max_tries=1,
-            ),
-        ]
-        redis_settings = RedisSettings.from_dsn(settings.redis_url)
-        queue_name = QUEUE
-        ctx = {"settings": settings}
-        on_startup = _start
-        on_shutdown = _stop
-        job_timeout = 60
-        keep_result = 0
-
-    run_worker(Work)  # type: ignore[arg-type]
+    tens = set(range(0, 60, 10))
+    worker = Worker(
+        cron_jobs=[
+            _every(sweep, second=set(range(0, 60, 5))),
+            _every(audit, minute=tens, second=30),
+            _every(tidy, minute=tens, second=0),
+        ],
+        redis_settings=RedisSettings.from_dsn(settings.redis_url),
+        queue_name=QUEUE,
+        ctx={"settings": settings},
+        on_startup=cast(StartupShutdown, _start),
+        on_shutdown=cast(StartupShutdown, _stop),
+        job_timeout=60,
+        keep_result=0,
+    )
+    worker.run()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from kyma.catalog.model import Model
 from kyma.calls import Size
+from kyma.catalog.model import Model
 from kyma.errors import BILLING_URL, Code, Refusal
 from kyma.flows.access import unavailable
 from kyma.ledger import Hold, Kind, Outcome, Resolution

@@ -91,7 +91,7 @@ class Principals(Protocol):
         ...
 
     async def changes(self) -> Set[tuple[str, str]]:
-        """Changes of keys, tiers or deposits in the last 15 s: account and what tells them apart."""
+        """Changes of keys, tiers or deposits in the last 15 s: the account and a mark."""
         ...
 
 

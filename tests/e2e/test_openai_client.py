@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -229,8 +230,6 @@ async def test_the_31st_request_of_a_minute_is_a_rate_limit_error(running: Runni
 
 
 async def test_the_synchronous_client_lists_models_without_a_key(running: Running) -> None:
-    import asyncio
-
     def listed() -> list[str]:
         with OpenAI(base_url=f"{running.gateway.url}/v1", api_key="none") as client:
             return [model.id for model in client.models.list()]

@@ -167,7 +167,7 @@ CALLERS_STATUS = frozenset({400, 413, 415, 422})
 
 
 def failure(status: int, raw: bytes, retry_after: str | None) -> UpstreamError:
-    """What an answer other than 200 means: by status first, by its code where that is not enough."""
+    """What another status than 200 means; the code counts only where it is ambiguous."""
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
