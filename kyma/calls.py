@@ -47,11 +47,15 @@ class UpstreamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a call may be, in tokens: `likely` for limits, `worst` for the hold."""
+    """How large a call may be, in tokens: `likely` for limits, `worst` for the hold.
+
+    `max_output` is that of all `choices` together.
+    """
 
     likely_input: int
     worst_input: int
     max_output: int
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,7 @@ def size_of(body: Mapping[str, Any], context_window: int) -> Size:
         likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + fixed),
         worst_input=min(context_window, text_bytes + fixed),
         max_output=min(asked, context_window) * choices,
+        choices=choices,
     )
 
 
@@ -132,7 +137,7 @@ def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
             yield content
         elif content:
             yield from map(_text_or_part, content)
-        if len(message) > 2:
+        if len(message) > (2 if "content" in message else 1):
             yield from (
                 repr(value) for name, value in message.items() if name not in {"role", "content"}
             )

@@ -30,11 +30,15 @@ class PerToken:
         if min(self.input, self.output, self.cached, self.cache_write) < 0:
             raise ValueError("a price is never negative")
 
+    @property
+    def dearest_input(self) -> int:
+        """The most a million prompt tokens can cost, however they are served."""
+        return max(self.input, self.cached, self.cache_write)
+
     def estimate(self, size: Size) -> Usd:
         """The most a call of this size can cost: what its hold must cover."""
-        dearest_input = max(self.input, self.cache_write)
         return Usd(
-            -(-(size.worst_input * dearest_input + size.max_output * self.output) // MILLION)
+            -(-(size.worst_input * self.dearest_input + size.max_output * self.output) // MILLION)
         )
 
     def bill(self, usage: Usage) -> Usd:
@@ -72,10 +76,10 @@ def per_token(
 
 def max_output_for(price: PerToken, size: Size, available: Usd) -> int:
     """The largest `max_tokens` that `available` would cover; 0 if even the prompt is too dear."""
-    left = available * MILLION - size.worst_input * max(price.input, price.cache_write)
+    left = available * MILLION - size.worst_input * price.dearest_input
     if left <= 0:
         return 0
-    return left // price.output if price.output else size.max_output
+    return (left // price.output if price.output else size.max_output) // size.choices
 
 
 def plausible(usage: Usage) -> bool:

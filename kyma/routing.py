@@ -94,6 +94,9 @@ def succeeded(health: Health, latency_ms: float, now: float) -> Health:
     latency = (
         health.latency_ms + SMOOTHING * (latency_ms - health.latency_ms) if known else latency_ms
     )
+    if health.waits and now < health.open_until:
+        # A call from before the provider told us to wait: its word stands.
+        return replace(health, latency_ms=latency, samples=health.samples + 1)
     closing = health.open_until > 0
     return Health(
         latency_ms=latency,
@@ -119,6 +122,8 @@ def failed(health: Health, fault: Fault, now: float, retry_after_s: float | None
         return _opened(worse, now, ACCOUNT_OPEN_S, waits=True)
     if retry_after_s is not None:
         return _opened(worse, now, min(retry_after_s, RETRY_AFTER_MAX_S), waits=True)
+    if health.waits and now < health.open_until:
+        return worse
     tripped = worse.failures_in_a_row >= TRIP_AFTER or (
         worse.samples >= TRIP_SAMPLES and rate > TRIP_RATE
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
@@ -23,24 +24,26 @@ from kyma.money import Usd
 from kyma.ports.storage import Principal
 from kyma.tiers import Override, Standing
 
-PRINCIPAL = text(
+PRINCIPALS = text(
     """
-    SELECT a.id::text AS account_id, a.email, s.key_id, b.deposited,
+    SELECT s.digest, a.id::text AS account_id, a.email, s.key_id, b.deposited,
            o.id::text AS override_id, o.level, o.operator, o.reason, o.granted_at, o.until
     FROM (
-        SELECT account_id, id::text AS key_id FROM api_keys
-        WHERE digest = :digest AND revoked_at IS NULL
+        SELECT digest, account_id, id::text AS key_id FROM api_keys
+        WHERE digest = ANY (:digests) AND revoked_at IS NULL
         UNION ALL
-        SELECT account_id, '' FROM sessions WHERE digest = :digest AND expires_at > now()
+        SELECT digest, account_id, '' FROM sessions
+        WHERE digest = ANY (:digests) AND expires_at > now()
     ) s
     JOIN accounts a ON a.id = s.account_id
     JOIN balances b ON b.account_id = a.id
     LEFT JOIN LATERAL (
         SELECT * FROM tier_overrides WHERE account_id = a.id ORDER BY seq DESC LIMIT 1
     ) o ON true
-    LIMIT 1
     """
 )
+MAX_LOOK_UPS = 200
+"""Secrets asked for in one query; those that arrive meanwhile form the next."""
 
 
 CHANGES = text(
@@ -54,27 +57,44 @@ class PostgresAccounts:
 
     def __init__(self, units: PostgresUnits) -> None:
         self._units = units
+        self._wanted: dict[bytes, asyncio.Future[Principal | None]] = {}
+        self._looking: asyncio.Task[None] | None = None
 
     async def principal(self, digest: bytes) -> Principal | None:
-        """Owner of a live key or session, with deposits and latest override, in one query."""
+        """Owner of a live key or session, with deposits and latest override.
+
+        Look-ups that arrive together share a query: a burst of new keys is not a burst of
+        connections.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = self._wanted.get(digest)
+        if waiting is None:
+            waiting = self._wanted[digest] = loop.create_future()
+        if self._looking is None:
+            self._looking = loop.create_task(self._look_up_all())
+        return await asyncio.shield(waiting)
+
+    async def _look_up_all(self) -> None:
+        try:
+            while self._wanted:
+                digests = list(self._wanted)[:MAX_LOOK_UPS]
+                batch = {digest: self._wanted.pop(digest) for digest in digests}
+                try:
+                    found = await self._principals(digests)
+                except Exception as error:  # noqa: BLE001 - raised again to every waiter
+                    for waiting in batch.values():
+                        waiting.set_exception(error)
+                        waiting.exception()  # retrieved, in case its waiter was cancelled
+                    continue
+                for digest, waiting in batch.items():
+                    waiting.set_result(found.get(digest))
+        finally:
+            self._looking = None
+
+    async def _principals(self, digests: list[bytes]) -> dict[bytes, Principal]:
         async with self._units.unit() as connection:
-            row = (await connection.execute(PRINCIPAL, {"digest": digest})).first()
-        if row is None:
-            return None
-        override = None
-        if row.override_id is not None:
-            override = Override(
-                _hex(row.override_id),
-                _hex(row.account_id),
-                row.level,
-                row.operator,
-                row.reason,
-                row.granted_at,
-                row.until,
-            )
-        account_id = _hex(row.account_id)
-        standing = Standing(account_id, Usd(row.deposited), override)
-        return Principal(account_id, _hex(row.key_id), row.email, standing)
+            rows = (await connection.execute(PRINCIPALS, {"digests": digests})).all()
+        return {bytes(row.digest): _principal(row) for row in rows}
 
     async def changes(self) -> Set[tuple[str, str]]:
         """Read by time and not by number, for a late commit must not be missed."""
@@ -248,6 +268,23 @@ class PostgresOperators:
 
 
 _TEXT = accounts.c.email.type
+
+
+def _principal(row: Any) -> Principal:
+    account_id = _hex(row.account_id)
+    override = None
+    if row.override_id is not None:
+        override = Override(
+            _hex(row.override_id),
+            account_id,
+            row.level,
+            row.operator,
+            row.reason,
+            row.granted_at,
+            _utc(row.until),
+        )
+    standing = Standing(account_id, Usd(row.deposited), override)
+    return Principal(account_id, _hex(row.key_id), row.email, standing)
 
 
 def _columns(row: Any) -> dict[str, Any]:

@@ -69,12 +69,10 @@ class Transport:
     ) -> AsyncIterator[Stream]:
         """Enter once the status is known; leaving frees the socket (closed if not at its end)."""
         timeout = aiohttp.ClientTimeout(
-            total=left_s,
-            sock_connect=min(self._timeouts.connect_s, left_s),
-            sock_read=self._timeouts.chunk_s,
+            total=None, sock_connect=min(self._timeouts.connect_s, left_s)
         )
-        loop = asyncio.get_running_loop()
-        first_by = loop.time() + min(self._timeouts.first_byte_s, left_s)
+        now = asyncio.get_running_loop().time()
+        first_by = now + min(self._timeouts.first_byte_s, left_s)
         try:
             async with asyncio.timeout_at(first_by):
                 response = await self._open().post(
@@ -82,11 +80,11 @@ class Transport:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise classified(error) from error
+        stream = Stream(response, first_by, self._timeouts.chunk_s, now + left_s)
         try:
-            yield Stream(response, first_by)
+            yield stream
         finally:
-            # Not `release`: an unread answer must not go back to the pool.
-            response.close()
+            stream.close()
 
     async def close(self) -> None:
         """Close every socket."""
@@ -96,11 +94,24 @@ class Transport:
 
 
 class Stream:
-    """A response whose body is read as it comes."""
+    """A response whose body is read as it comes.
 
-    def __init__(self, response: aiohttp.ClientResponse, first_by: float) -> None:
+    One timer for the whole stream looks when the last bytes came: aiohttp's own timeouts cost
+    a timer and a context manager for every chunk.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, first_by: float, chunk_s: float, end_by: float
+    ) -> None:
+        """Times are those of the running event loop."""
         self._response = response
         self._first_by = first_by
+        self._chunk_s = chunk_s
+        self._end_by = end_by
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._late = False
+        self._watch: asyncio.TimerHandle | None = None
         self.status = response.status
         self.retry_after = response.headers.get("Retry-After")
         self.is_event_stream = "text/event-stream" in response.headers.get("Content-Type", "")
@@ -108,21 +119,42 @@ class Stream:
     async def error_body(self) -> bytes:
         """The beginning of a body that is no stream."""
         try:
-            return await self._response.content.read(ERROR_BODY_LIMIT)
+            async with asyncio.timeout_at(self._first_by):
+                return await self._response.content.read(ERROR_BODY_LIMIT)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise classified(error) from error
 
     async def reads(self) -> AsyncIterator[bytes]:
         """Bytes as they arrive; raises `UpstreamError` when the connection breaks or stalls."""
-        content = self._response.content
+        read, time = self._response.content.readany, self._loop.time
         try:
             async with asyncio.timeout_at(self._first_by):
-                data = await content.readany()
+                data = await read()
+            self._look()
             while data:
+                self._last = time()
                 yield data
-                data = await content.readany()
+                data = await read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if self._late:
+                raise UpstreamError(Fault.TIMEOUT, "the stream stalled") from error
             raise classified(error) from error
+
+    def _look(self) -> None:
+        """Break the connection if nothing came for too long, else look again when it may be."""
+        now = self._loop.time()
+        due = min(self._last + self._chunk_s, self._end_by)
+        if now < due:
+            self._watch = self._loop.call_at(due, self._look)
+            return
+        self._late = True
+        self._response.close()
+
+    def close(self) -> None:
+        """Free the socket; an answer that was not read to its end does not go back to the pool."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._response.close()
 
 
 def classified(error: BaseException) -> UpstreamError:
