@@ -43,7 +43,10 @@ STAND_INS = ("sandbox", "sandbox-2")
 def make_timeouts(settings: Settings) -> Timeouts:
     """Upstream timeouts as set."""
     return Timeouts(
-        settings.connect_timeout_s, settings.first_byte_timeout_s, settings.chunk_timeout_s
+        settings.connect_timeout_s,
+        settings.first_byte_timeout_s,
+        settings.chunk_timeout_s,
+        settings.answer_timeout_s,
     )
 
 

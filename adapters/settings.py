@@ -105,7 +105,10 @@ class Settings(BaseSettings):
 
     connect_timeout_s: float = Field(default=3.0, gt=0, description="Connecting to an upstream.")
     first_byte_timeout_s: float = Field(
-        default=60.0, gt=0, description="Until an upstream's first byte, per attempt."
+        default=60.0, gt=0, description="Until the first bytes of a stream, per attempt."
+    )
+    answer_timeout_s: float = Field(
+        default=300.0, gt=0, description="For a whole (not streamed) answer, per attempt."
     )
     chunk_timeout_s: float = Field(
         default=30.0, gt=0, description="Between two chunks of a stream."

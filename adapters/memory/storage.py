@@ -194,7 +194,7 @@ class MemoryAccounts:
 
     async def changes(self) -> Set[tuple[str, str]]:
         """All changes there ever were; nothing is forgotten here."""
-        return self._store.changes
+        return frozenset(self._store.changes)
 
     def _principal(self, account_id: str, key_id: str) -> Principal:
         account = self._store.accounts[account_id]

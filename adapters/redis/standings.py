@@ -100,6 +100,10 @@ class RememberedPrincipals:
             began = time.monotonic()
             try:
                 changes = await self._source.changes()
+                if began >= self._trusted_until:
+                    # Not asked in time: a change may have come and gone in between.
+                    self._epoch += 1
+                    self._known.clear()
                 self._drop({account_id for account_id, _ in changes - seen})
                 seen = changes
                 self._trusted_until = began + TRUST_S

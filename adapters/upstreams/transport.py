@@ -21,11 +21,12 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect, to a stream's first byte, between its chunks, for a whole answer."""
+    """Seconds: to connect, to a stream's first bytes, between its chunks, for a whole answer."""
 
     connect_s: float
     first_byte_s: float
     chunk_s: float
+    answer_s: float
 
 
 class Transport:
@@ -52,6 +53,7 @@ class Transport:
         self, url: str, headers: dict[str, str], body: bytes, left_s: float
     ) -> tuple[int, bytes, str | None]:
         """Status, whole body and Retry-After; `left_s` is all the time there is."""
+        left_s = min(left_s, self._timeouts.answer_s)
         timeout = aiohttp.ClientTimeout(
             total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
         )

@@ -42,6 +42,7 @@ async def running(servers: Servers) -> AsyncIterator[Running]:
         sandbox_url=f"{first.url}/v1",
         sandbox_url_2=f"{second.url}/v1",
         first_byte_timeout_s="2",
+        answer_timeout_s="2",
         chunk_timeout_s="2",
         request_timeout_s="30",
     )
