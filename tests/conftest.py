@@ -9,8 +9,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.redis.client import make_redis
 from adapters.postgres.units import PostgresUnits, make_engine
+from adapters.redis.client import make_redis
 from tests.servers import Servers, drop_database, fresh_database, fresh_redis, start_servers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import structlog
 from quart import Quart, Response, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from adapters.http import accounts, discovery
 from adapters.http.asgi import Receive, Scope, Send
@@ -71,6 +71,8 @@ def make_quart(parts: Parts) -> Quart:
     app.config["MAX_CONTENT_LENGTH"] = parts.limits.body_bytes
     app.register_blueprint(accounts.routes(parts))
     app.register_blueprint(discovery.routes(parts))
+    # Served in front of Quart; known to it so that other methods are told which one is meant.
+    app.add_url_rule(CHAT_PATH, "chat", methods=["POST"])
 
     @app.before_request
     async def name_request() -> None:
@@ -96,7 +98,10 @@ def make_quart(parts: Parts) -> Quart:
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        return _refused(_of_framework(error))
+        response = _refused(_of_framework(error))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     @app.errorhandler(Exception)
     async def broken(error: Exception) -> Response:

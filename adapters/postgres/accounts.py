@@ -152,7 +152,7 @@ class PostgresAccounts:
         async with self._units.unit() as connection:
             row = (
                 await connection.execute(
-                    select(accounts).where(func.lower(accounts.c.email) == email.lower())
+                    select(accounts).where(func.lower(accounts.c.email) == func.lower(email))
                 )
             ).first()
         return None if row is None else _account(row)

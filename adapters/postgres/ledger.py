@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from adapters.postgres.units import UNREACHABLE, PostgresUnits
-from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
+from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution, check_amount
 from kyma.money import Usd
 from kyma.ports.storage import Held, Resolved, StorageUnavailable
 from kyma.usage import UsageRecord
@@ -221,6 +221,7 @@ class PostgresLedger:
     async def _credit(
         self, id: str, kind: Kind, account_id: str, amount: Usd, reason: str, actor: str
     ) -> Outcome:
+        check_amount(amount)
         async with self._units.unit() as connection:
             answer = await connection.scalar(
                 text("SELECT ledger_credit(:id, :kind, :account, :amount, :reason, :actor)"),

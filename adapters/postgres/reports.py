@@ -59,7 +59,7 @@ CACHE_USAGE = text(
     FROM usage_records u
     WHERE {IN_PERIOD}
     GROUP BY day, model
-    ORDER BY day, model COLLATE "C"
+    ORDER BY day, u.served_model COLLATE "C"
     """  # noqa: S608 - the piece is a constant of this module
 )
 

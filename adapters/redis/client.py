@@ -13,3 +13,8 @@ def make_redis(url: str) -> Redis:
         url, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0), health_check_interval=0
     )
     return client
+
+
+def channel(client: Redis, name: str) -> str:
+    """A channel of the client's own database: Redis has one name space for those of all."""
+    return f"{name}:{client.connection_pool.connection_kwargs.get('db') or 0}"

@@ -18,6 +18,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from adapters.redis.client import channel
 from kyma import routing
 from kyma.calls import Fault
 from kyma.routing import UNKNOWN, Health
@@ -35,6 +36,7 @@ class SharedHealth:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._channel = channel(redis, CHANNEL)
         self._me = os.urandom(8).hex()
         self._health: dict[str, Health] = {}
         self._good: dict[str, list[float]] = {}
@@ -96,7 +98,7 @@ class SharedHealth:
             states = {key: orjson.dumps(dataclasses.asdict(self._health[key])) for key in touched}
             try:
                 pipe = self._redis.pipeline(transaction=False)
-                pipe.publish(CHANNEL, message)
+                pipe.publish(self._channel, message)
                 pipe.hset(STORE, mapping=states)
                 pipe.expire(STORE, STORE_TTL_S)
                 await pipe.execute()
@@ -108,7 +110,7 @@ class SharedHealth:
         while True:
             try:
                 async with self._redis.pubsub() as words:
-                    await words.subscribe(CHANNEL)
+                    await words.subscribe(self._channel)
                     stored: dict[Any, Any] = await self._redis.hgetall(STORE)  # type: ignore[misc]
                     for key, state in stored.items():
                         name = key.decode() if isinstance(key, bytes) else key

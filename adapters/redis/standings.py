@@ -16,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from adapters.redis.client import channel
 from kyma.ports.storage import Principal, Principals, StorageUnavailable
 
 log = structlog.get_logger("kyma.standings")
@@ -36,6 +37,7 @@ class RememberedPrincipals:
     def __init__(self, source: Principals, redis: Redis) -> None:
         self._source = source
         self._redis = redis
+        self._channel = channel(redis, CHANNEL)
         self._known: OrderedDict[bytes, tuple[float, Principal | None]] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._trusted_until = 0.0
@@ -75,7 +77,7 @@ class RememberedPrincipals:
         """Drop an account here at once and tell the others."""
         self._drop({account_id})
         try:
-            await self._redis.publish(CHANNEL, account_id)
+            await self._redis.publish(self._channel, account_id)
         except (RedisError, OSError) as error:
             log.warning("invalidation_not_published", error=type(error).__name__)
 
@@ -115,7 +117,7 @@ class RememberedPrincipals:
         while True:
             try:
                 async with self._redis.pubsub() as words:
-                    await words.subscribe(CHANNEL)
+                    await words.subscribe(self._channel)
                     async for word in words.listen():
                         if word["type"] == "message":
                             self._drop({_text(word["data"])})

@@ -61,7 +61,7 @@ class ProviderChat:
             decoder = openai.StreamDecoder(
                 route.model, hold.id, choices if isinstance(choices, int) else 1
             )
-            yield _chunks(stream, decoder)
+            yield _Chunks(stream, decoder)
 
     def _url(self, route: Route) -> str:
         return self._endpoints[route.provider].base_url + "/chat/completions"
@@ -77,13 +77,27 @@ class ProviderChat:
         )
 
 
-async def _chunks(stream: Stream, decoder: openai.StreamDecoder) -> AsyncIterator[Chunk]:
-    """Chunks until the upstream is done; a stream that ends before its answer is a broken one."""
-    async for data in stream.reads():
-        chunk = decoder.feed(data)
-        if chunk is not None:
-            yield chunk
-        if decoder.said_done:
-            break
-    if not decoder.complete:
-        raise UpstreamError(Fault.BROKEN, "the stream ended before the answer was complete")
+class _Chunks:
+    """Chunks until the upstream is done; a stream that ends before its answer is a broken one.
+
+    Not a generator: a reader whose client left was cancelled and still reads on, for the usage.
+    """
+
+    def __init__(self, stream: Stream, decoder: openai.StreamDecoder) -> None:
+        self._stream = stream
+        self._decoder = decoder
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._decoder.said_done:
+            data = await self._stream.read()
+            if not data:
+                break
+            chunk = self._decoder.feed(data)
+            if chunk is not None:
+                return chunk
+        if not self._decoder.complete:
+            raise UpstreamError(Fault.BROKEN, "the stream ended before the answer was complete")
+        raise StopAsyncIteration

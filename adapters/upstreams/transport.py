@@ -126,21 +126,24 @@ class Stream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise classified(error) from error
 
-    async def reads(self) -> AsyncIterator[bytes]:
-        """Bytes as they arrive; raises `UpstreamError` when the connection breaks or stalls."""
-        read, time = self._response.content.readany, self._loop.time
+    async def read(self) -> bytes:
+        """The next bytes, none at the end; raises `UpstreamError` if it broke or stalled.
+
+        Not a generator: whoever was cancelled while it waited may call it again.
+        """
         try:
-            async with asyncio.timeout_at(self._first_by):
-                data = await read()
-            self._look()
-            while data:
-                self._last = time()
-                yield data
-                data = await read()
+            if self._watch is None:
+                async with asyncio.timeout_at(self._first_by):
+                    data = await self._response.content.readany()
+                self._look()
+            else:
+                data = await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if self._late:
                 raise UpstreamError(Fault.TIMEOUT, "the stream stalled") from error
             raise classified(error) from error
+        self._last = self._loop.time()
+        return data
 
     def _look(self) -> None:
         """Break the connection if nothing came for too long, else look again when it may be."""

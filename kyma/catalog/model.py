@@ -64,6 +64,10 @@ class Model:
         return "cheap" if self.cost_grade == "cheap" else "fast"
 
 
+NAME_SHOWN = 100
+"""Characters of an unknown name that its refusal repeats."""
+
+
 class Catalogue:
     """The models that can be served with the providers enabled here.
 
@@ -133,7 +137,7 @@ class Catalogue:
             return self._models[target], name
         raise Refusal(
             Code.MODEL_NOT_FOUND,
-            f"The model {name!r} does not exist here. GET /v1/models lists what does.",
+            f"The model {name[:NAME_SHOWN]!r} does not exist here. GET /v1/models lists what does.",
             param="model",
         )
 

@@ -214,7 +214,9 @@ class Chat:
                     # A route that rejects what the first one would have taken is just
                     # one more that failed: the caller hears of the first fault.
                     first_fault = first_fault or error
-            if round_number == 0 and not await self._pause(ticket):
+            if round_number > 0 or (first_fault and first_fault.fault is Fault.TIMEOUT):
+                break  # who has waited in vain once is not made to wait again
+            if not await self._pause(ticket):
                 break
         if first_fault is None:
             raise self._no_route(ticket)

@@ -247,7 +247,7 @@ BEGIN
                 END IF;
             ELSIF op.account IS NULL THEN
                 x_outcome[i] := 'no_such_account';
-            ELSIF op.amount > v_paid + v_promo THEN
+            ELSIF op.amount NOT BETWEEN 0 AND least(v_paid + v_promo, 10000000000000000) THEN
                 x_outcome[i] := 'insufficient_credits';
             ELSE
                 v_from := least(op.amount, v_promo);
@@ -268,7 +268,10 @@ BEGIN
                 x_outcome[i] := CASE first.kind WHEN 'settle' THEN 'already_settled'
                     WHEN 'refund' THEN 'already_refunded' ELSE 'already_expired' END;
                 x_settled[i] := first.settled;
-                x_available[i] := first.left;
+                -- These come last, so what the batch did before them is known by now.
+                x_available[i] := first.left + coalesce((
+                    SELECT sum(x_paid[j] + x_promo[j]) FROM generate_series(1, i - 1) AS j
+                    WHERE x_account[j] = first.account_id AND x_outcome[j] = 'done'), 0);
             ELSE
                 x_outcome[i] := 'no_such_hold';
             END IF;

@@ -85,6 +85,25 @@ class Stack:
             name, ["-m", "adapters.http.serve"], environment, f"http://127.0.0.1:{port}", "/healthz"
         )
 
+    async def console(self) -> Process:
+        """The operators' console."""
+        port = free_port()
+        return await self._start(
+            "console",
+            [
+                "-m", "streamlit", "run", "console/app.py", "--server.port", str(port),
+                "--server.address", "127.0.0.1", "--server.headless", "true",
+                "--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none",
+            ],
+            {
+                "KYMA_DATABASE_URL": self.database_url,
+                "KYMA_REDIS_URL": self.redis_url,
+                "KYMA_KEY_PEPPER": PEPPER,
+            },
+            f"http://127.0.0.1:{port}",
+            "/_stcore/health",
+        )  # fmt: skip
+
     async def _start(
         self, name: str, arguments: list[str], environment: dict[str, str], url: str, path: str
     ) -> Process:

@@ -6,6 +6,7 @@ and on the way in `max_tokens`, `stream_options` and the model id.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -58,11 +59,10 @@ def request(
     """The request body for an upstream; `max_tokens` is always sent, never lowered."""
     body: dict[str, Any] = {name: value for name, value in call.body.items() if name not in drops}
     body["model"] = upstream_model
-    if "max_tokens" not in call.body and "max_completion_tokens" not in call.body:
-        body[max_tokens_field] = call.size.max_output
-    elif max_tokens_field not in body:
-        other = "max_tokens" if max_tokens_field != "max_tokens" else "max_completion_tokens"
-        body[max_tokens_field] = body.pop(other)
+    # One field, and the one that the hold was reckoned from: `null` asks for nothing.
+    asked = body.pop("max_tokens", None)
+    asked = body.pop("max_completion_tokens", None) or asked
+    body[max_tokens_field] = asked or call.size.max_output // call.size.choices
     if call.stream and stream_usage:
         options = call.body.get("stream_options")
         body["stream_options"] = {
@@ -94,8 +94,10 @@ def answer(raw: bytes, model: str, id: str) -> ChatAnswer:
 
 def _said(choice: Any) -> int:
     message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
-        raise UpstreamError(Fault.BROKEN, "a choice without a message")
+    if not isinstance(message, dict) or choice.get("finish_reason") is None:
+        raise UpstreamError(Fault.BROKEN, "a choice without a message or a reason to end")
+    if choice.get("finish_reason") is None:
+        raise UpstreamError(Fault.BROKEN, "a choice that does not say why it ended")
     return _weight(
         message.get("content"),
         message.get("reasoning_content"),
@@ -202,9 +204,10 @@ def _callers_fault(status: int, code: str, message: str) -> Fault:
 def _seconds(retry_after: str | None) -> float | None:
     """Retry-After in seconds; the HTTP-date form is not used by any provider here."""
     try:
-        return max(0.0, float(retry_after)) if retry_after else None
+        seconds = float(retry_after) if retry_after else math.nan
     except ValueError:
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 _NAMES = {
@@ -235,9 +238,12 @@ class Renamer:
             self._learn(payload, event)
         if self._slow:
             return self._rebuild(payload)
+        renamed = payload
         for theirs, ours in self._theirs:
-            payload = payload.replace(theirs, ours, 1)
-        return payload
+            before, renamed = renamed, renamed.replace(theirs, ours, 1)
+            if renamed is before:  # the same name, written in another way
+                return self._rebuild(payload)
+        return renamed
 
     def _learn(self, payload: bytes, event: _Event) -> None:
         self._known = (event.id, event.model)

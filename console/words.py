@@ -1,0 +1,12 @@
+"""Texts that people wrote, made safe to stand in a page's Markdown."""
+
+from __future__ import annotations
+
+import re
+
+MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@])")
+
+
+def plain(text: str) -> str:
+    """`text` shown as it is: no formatting, links, images, formulas or line breaks in it."""
+    return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,78 @@
+"""A whole console over memory adapters, with handles on what a test looks at or moves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from adapters.memory.reports import MemoryReports
+from adapters.memory.runtime import MemoryChance, MemoryClock, MemoryInvalidations, MemoryPasswords
+from adapters.memory.storage import (
+    MemoryAccounts,
+    MemoryLedger,
+    MemoryOperators,
+    MemoryOverrides,
+    MemoryStore,
+)
+from console import signin
+from console.wiring import BUNDLE, Console
+from kyma.accounts import Account
+from kyma.flows.overrides import TierOverrides
+from kyma.flows.signin import OperatorSignIn
+from kyma.money import ZERO, usd
+from tests.builders import a_key, a_session, an_account, new_id
+
+APP = Path(__file__).parent.parent.parent / "console" / "app.py"
+OPERATOR = "olga"
+PASSWORD = "correct horse"
+PATIENCE_S = 20.0
+
+
+@dataclass
+class World:
+    """One memory store and everything over it."""
+
+    clock: MemoryClock = field(default_factory=MemoryClock)
+    chance: MemoryChance = field(default_factory=MemoryChance)
+    invalidations: MemoryInvalidations = field(default_factory=MemoryInvalidations)
+
+    def __post_init__(self) -> None:
+        store = self.store = MemoryStore(now=self.clock.now)
+        self.accounts = MemoryAccounts(store)
+        self.ledger = MemoryLedger(store)
+        self.overrides = TierOverrides(
+            self.accounts, MemoryOverrides(store), self.clock, self.chance, self.invalidations
+        )
+        self.signin = OperatorSignIn(MemoryOperators(store), MemoryPasswords(), self.clock)
+        self.reports = MemoryReports(store.records, store.accounts)
+
+    @property
+    def console(self) -> Console:
+        return Console(self.overrides, self.signin, self.reports, self.clock)
+
+    async def customer(self, email: str, deposits: str = "0") -> Account:
+        account = an_account(email)
+        assert await self.accounts.register(account, a_key(account), a_session(account), ZERO)
+        if usd(deposits):
+            await self.ledger.deposit(new_id(), account.id, usd(deposits), "card")
+        return account
+
+
+def page_of(world: World, script: str) -> AppTest:
+    """A page alone, as a signed-in operator sees it."""
+    app = AppTest.from_string(script, default_timeout=PATIENCE_S)
+    app.session_state[BUNDLE] = world.console
+    app.session_state[signin.OPERATOR] = OPERATOR
+    app.session_state[signin.SINCE] = world.clock.now()
+    return app
+
+
+def whole_app(world: World) -> AppTest:
+    """The console as a stranger meets it, with one operator who could sign in."""
+    asyncio.run(world.signin.create(OPERATOR, PASSWORD))
+    app = AppTest.from_file(APP, default_timeout=PATIENCE_S)
+    app.session_state[BUNDLE] = world.console
+    return app

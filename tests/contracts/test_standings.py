@@ -1,0 +1,273 @@
+"""Remembered principals: fast, and never longer than a change allows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Set
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryOverrides, MemoryStore
+from adapters.postgres.accounts import PostgresAccounts
+from adapters.redis.client import make_redis
+from adapters.redis.standings import RememberedPrincipals
+from kyma.accounts import Account, Key
+from kyma.money import ZERO, usd
+from kyma.ports.storage import Accounts, Principal, StorageUnavailable
+from kyma.tiers import Override
+from tests.builders import NOON, a_key, a_session, an_account, new_id
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@dataclass
+class Source:
+    """A slow store that counts its look-ups, and can be away."""
+
+    accounts: Accounts
+    away: bool = False
+    takes_s: float = 0.0
+    asked: int = 0
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        self.asked += 1
+        if self.away:
+            raise StorageUnavailable("away")
+        found = await self.accounts.principal(digest)
+        await asyncio.sleep(self.takes_s)
+        return found
+
+    async def changes(self) -> Set[tuple[str, str]]:
+        if self.away:
+            raise StorageUnavailable("away")
+        return await self.accounts.changes()
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def source(store: MemoryStore) -> Source:
+    return Source(MemoryAccounts(store))
+
+
+async def a_customer(accounts: Accounts) -> tuple[Account, Key]:
+    account = an_account()
+    key = a_key(account)
+    assert await accounts.register(account, key, a_session(account), ZERO)
+    return account, key
+
+
+@pytest_asyncio.fixture
+async def remembering(servers: object) -> AsyncIterator[Callable[..., RememberedPrincipals]]:
+    """Starts instances as so many processes would."""
+    started: list[tuple[RememberedPrincipals, Redis]] = []
+
+    def start(source: object, url: str) -> RememberedPrincipals:
+        client = make_redis(url)
+        principals = RememberedPrincipals(source, client)  # type: ignore[arg-type]
+        principals.start()
+        started.append((principals, client))
+        return principals
+
+    yield start
+    for principals, client in started:
+        await principals.close()
+        await client.aclose()
+
+
+async def stopped(principals: RememberedPrincipals, digest: bytes, within_s: float) -> float:
+    """Seconds until a secret has no owner any more."""
+    began = time.monotonic()
+    while await principals.principal(digest) is not None:
+        assert time.monotonic() - began < within_s, "the key still works"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
+
+async def test_an_owner_is_looked_up_once_and_remembered(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    account, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+    for _ in range(100):
+        found = await principals.principal(key.digest)
+        assert found is not None
+        assert found.account_id == account.id
+    assert source.asked == 1
+
+
+async def test_all_who_ask_at_once_share_one_look_up(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    _, key = await a_customer(source.accounts)
+    source.takes_s = 0.05
+    principals = remembering(source, redis_url)
+    found = await asyncio.gather(*(principals.principal(key.digest) for _ in range(50)))
+    assert source.asked == 1
+    assert len(set(found)) == 1
+
+
+async def test_one_who_leaves_does_not_take_the_look_up_from_the_others(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    _, key = await a_customer(source.accounts)
+    source.takes_s = 0.05
+    principals = remembering(source, redis_url)
+    first = asyncio.create_task(principals.principal(key.digest))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(principals.principal(key.digest))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert await second is not None
+    assert source.asked == 1
+
+
+async def test_a_failure_is_not_remembered(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    _, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    source.away = True
+    with pytest.raises(StorageUnavailable):
+        await principals.principal(key.digest)
+    source.away = False
+    assert await principals.principal(key.digest) is not None
+
+
+async def test_a_secret_that_is_not_there_is_asked_for_again_within_a_second(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    account = an_account()
+    key = a_key(account)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+    for _ in range(50):
+        assert await principals.principal(key.digest) is None
+    assert source.asked == 1
+    assert await source.accounts.register(account, key, a_session(account), ZERO)
+    began = time.monotonic()
+    while await principals.principal(key.digest) is None:
+        assert time.monotonic() - began < 1.0
+        await asyncio.sleep(0.01)
+
+
+async def test_a_revocation_is_seen_by_another_process_almost_at_once(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    account, key = await a_customer(source.accounts)
+    here, there = remembering(source, redis_url), remembering(source, redis_url)
+    await asyncio.sleep(0.15)
+    assert await there.principal(key.digest) is not None
+    await source.accounts.revoke_key(account.id, key.id)
+    await here.forget(account.id)
+    assert await here.principal(key.digest) is None
+    assert await stopped(there, key.digest, 1.0) < 0.3
+
+
+async def test_without_redis_a_revoked_key_stops_within_a_second(
+    source: Source, remembering: Callable[..., RememberedPrincipals]
+) -> None:
+    account, key = await a_customer(source.accounts)
+    here, there = remembering(source, NOWHERE), remembering(source, NOWHERE)
+    await asyncio.sleep(0.05)
+    assert await there.principal(key.digest) is not None
+    await source.accounts.revoke_key(account.id, key.id)
+    await here.forget(account.id)
+    assert await here.principal(key.digest) is None
+    await stopped(there, key.digest, 1.0)
+
+
+async def test_a_process_that_cannot_ask_for_changes_trusts_nothing_after_a_second(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    _, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+    assert await principals.principal(key.digest) is not None
+    source.away = True
+    await asyncio.sleep(1.0)
+    with pytest.raises(StorageUnavailable):
+        await principals.principal(key.digest)
+
+
+async def test_a_change_missed_while_the_database_was_away_is_not_believed_past_its_return(
+    store: MemoryStore,
+    source: Source,
+    remembering: Callable[..., RememberedPrincipals],
+    redis_url: str,
+) -> None:
+    account, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+    assert await principals.principal(key.digest) is not None
+    source.away = True
+    await asyncio.sleep(1.0)
+    await source.accounts.revoke_key(account.id, key.id)
+    store.changes.clear()  # the note of it is older than what `changes` tells
+    source.away = False
+    await asyncio.sleep(0.5)
+    assert await principals.principal(key.digest) is None
+
+
+async def test_a_deposit_and_an_override_are_seen_without_a_word(
+    store: MemoryStore,
+    source: Source,
+    remembering: Callable[..., RememberedPrincipals],
+    redis_url: str,
+) -> None:
+    account, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+
+    async def standing() -> tuple[int, int | None]:
+        found = await principals.principal(key.digest)
+        assert found is not None
+        override = found.standing.override
+        return found.standing.lifetime_deposits, override.level if override else None
+
+    assert await standing() == (0, None)
+    await MemoryLedger(store).deposit(new_id(), account.id, usd("5"), "test")
+    await MemoryOverrides(store).add(
+        Override(new_id(), account.id, 3, "ana", "a trial", NOON, None)
+    )
+    began = time.monotonic()
+    while await standing() != (usd("5"), 3):
+        assert time.monotonic() - began < 1.0
+        await asyncio.sleep(0.01)
+
+
+async def test_a_change_during_a_look_up_is_not_overwritten_by_what_was_read_before(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    account, key = await a_customer(source.accounts)
+    principals = remembering(source, redis_url)
+    await asyncio.sleep(0.05)
+    source.takes_s = 0.1
+    early = asyncio.create_task(principals.principal(key.digest))
+    await asyncio.sleep(0.02)
+    await source.accounts.revoke_key(account.id, key.id)
+    await principals.forget(account.id)
+    await early  # it had read before the revocation
+    assert await principals.principal(key.digest) is None
+
+
+async def test_on_postgres_a_revocation_through_one_process_stops_the_other(
+    postgres_units, remembering: Callable[..., RememberedPrincipals]
+) -> None:  # type: ignore[no-untyped-def]
+    """Without a word over Redis: the notes that triggers write are enough."""
+    accounts = PostgresAccounts(postgres_units)
+    account, key = await a_customer(accounts)
+    there = remembering(accounts, NOWHERE)
+    await asyncio.sleep(0.1)
+    assert await there.principal(key.digest) is not None
+    await accounts.revoke_key(account.id, key.id)
+    await stopped(there, key.digest, 1.0)
+    await there.close()

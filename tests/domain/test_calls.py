@@ -1,0 +1,136 @@
+"""How large a call may be, before any tokenizer has seen it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kyma.calls import DEFAULT_MAX_TOKENS, MESSAGE_OVERHEAD_TOKENS, NON_TEXT_TOKENS, size_of
+
+WINDOW = 128_000
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+TEXTS = st.text(max_size=300)
+PARTS = st.one_of(
+    st.builds(lambda text: {"type": "text", "text": text}, TEXTS),
+    st.just(PICTURE),
+    st.just({"type": "input_audio", "input_audio": {"data": "AAAA"}}),
+    st.just({"type": 7}),
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "tool"])},
+        optional={
+            "content": st.one_of(st.none(), TEXTS, st.lists(PARTS, max_size=4)),
+            "name": TEXTS,
+            "tool_calls": st.lists(st.dictionaries(TEXTS, TEXTS, max_size=2), max_size=2),
+        },
+    ),
+    max_size=6,
+)
+BODIES = st.fixed_dictionaries(
+    {"messages": MESSAGES},
+    optional={
+        "max_tokens": st.one_of(st.none(), st.integers(1, 10**7)),
+        "max_completion_tokens": st.integers(1, 10**7),
+        "n": st.one_of(st.none(), st.integers(1, 128)),
+        "tools": st.lists(st.dictionaries(TEXTS, TEXTS, max_size=2), max_size=2),
+        "response_format": st.dictionaries(TEXTS, TEXTS, max_size=2),
+    },
+)
+
+
+def body(content: Any = "hi", **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **fields}
+
+
+@given(BODIES, st.integers(1, 2_000_000))
+def test_the_worst_case_is_never_below_the_likely_one_nor_above_the_window(
+    body: dict[str, Any], window: int
+) -> None:
+    size = size_of(body, window)
+    assert 0 <= size.likely_input <= size.worst_input <= window
+    assert 1 <= size.max_output <= window * (body.get("n") or 1)
+
+
+@given(TEXTS)
+def test_every_byte_of_text_may_be_a_token(text: str) -> None:
+    size = size_of(body(text), WINDOW)
+    written = len(text.encode("utf-8", "surrogatepass"))
+    assert size.worst_input == written + MESSAGE_OVERHEAD_TOKENS
+    assert size.likely_input == -(-written // 4) + MESSAGE_OVERHEAD_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [("", 0), ("hello", 5), ("é", 2), ("漢字", 6), ("👩‍🚀", 11), ("\ud800", 3)],
+)
+def test_unicode_is_counted_in_bytes(text: str, written: int) -> None:
+    assert size_of(body(text), WINDOW).worst_input == written + MESSAGE_OVERHEAD_TOKENS
+
+
+def test_a_picture_counts_as_a_picture_and_not_as_its_base64() -> None:
+    size = size_of(body([{"type": "text", "text": "see"}, PICTURE]), WINDOW)
+    picture = NON_TEXT_TOKENS["image_url"]
+    assert size.worst_input == 3 + picture + MESSAGE_OVERHEAD_TOKENS
+    assert size.likely_input == 1 + picture + MESSAGE_OVERHEAD_TOKENS
+
+
+@pytest.mark.parametrize("kind", ["input_audio", "video_url", "file", "something new"])
+def test_other_media_may_fill_the_window(kind: str) -> None:
+    assert size_of(body([{"type": kind}]), WINDOW).worst_input == WINDOW
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 400}}]},
+        {"functions": [{"name": "f", "description": "x" * 400}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"d": "x" * 400}}},
+    ],
+    ids=["tools", "functions", "response_format"],
+)
+def test_tools_and_schemas_are_part_of_the_prompt(extra: dict[str, Any]) -> None:
+    plain, more = size_of(body(), WINDOW), size_of(body(**extra), WINDOW)
+    assert more.worst_input >= plain.worst_input + 400
+    assert more.likely_input >= plain.likely_input + 100
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+def test_the_tool_calls_of_earlier_turns_are_part_of_the_prompt(content: dict[str, Any]) -> None:
+    calls = [{"id": "c", "function": {"name": "f", "arguments": "y" * 400}}]
+    turn = {"role": "assistant", **content, "tool_calls": calls}
+    size = size_of({"messages": [turn]}, WINDOW)
+    assert size.worst_input >= 400 + MESSAGE_OVERHEAD_TOKENS
+
+
+def test_an_input_beyond_the_window_is_clamped_to_it() -> None:
+    size = size_of(body("x" * 5_000), 1_000)
+    assert (size.likely_input, size.worst_input) == (1_000, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({}, DEFAULT_MAX_TOKENS),
+        ({"max_tokens": None}, DEFAULT_MAX_TOKENS),
+        ({"max_tokens": 1}, 1),
+        ({"max_tokens": 64_000}, 64_000),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_completion_tokens": 7, "max_tokens": 9}, 7),
+        ({"max_tokens": 10**9}, WINDOW),
+        ({"max_tokens": 100, "n": 3}, 300),
+        ({"max_tokens": 10**9, "n": 2}, 2 * WINDOW),
+        ({"n": None}, DEFAULT_MAX_TOKENS),
+    ],
+)
+def test_the_output_is_what_was_asked_for_within_the_window_for_every_choice(
+    fields: dict[str, Any], most: int
+) -> None:
+    assert size_of(body(**fields), WINDOW).max_output == most
+
+
+def test_a_body_without_messages_is_measured_too() -> None:
+    assert size_of({}, WINDOW).worst_input == 0

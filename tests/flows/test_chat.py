@@ -1,0 +1,685 @@
+"""The chat flow on memory adapters: every fault, every way out, and what each of them costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.memory.storage import MemoryLedger
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault
+from kyma.errors import Code, Refusal
+from kyma.flows.chat import MAX_ATTEMPTS, Served
+from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
+from kyma.money import ZERO, Usd, usd
+from kyma.ports.storage import Held, Resolved, StorageUnavailable
+from kyma.ports.upstreams import Deadline
+from kyma.routing import Route
+from kyma.usage import Evidence, Usage, UsageRecord
+from tests.flows.upstreams import (
+    CHEAP,
+    PRICE,
+    Act,
+    Breaks,
+    Fails,
+    Says,
+    ScriptedUpstream,
+    Stalls,
+    World,
+    a_world,
+)
+
+USAGE = Usage(input=100, output=2)
+START = usd("0.50")
+
+
+async def read(world: World, model: str = "big", **fields: Any) -> tuple[str, Any]:
+    """The text of a whole stream, and the live answer after its end."""
+    text = ""
+    async with world.chat.stream(await world.ticket(model, stream=True, **fields)) as live:
+        async for payloads in live.payloads():
+            text += "".join(said(payload) for payload in payloads)
+    return text, live
+
+
+def said(payload: bytes) -> str:
+    found: str = orjson.loads(payload)["choices"][0]["delta"].get("content", "")
+    return found
+
+
+async def serve(world: World, stream: bool, model: str = "big") -> tuple[Route, Any]:
+    """Who served a request, and its receipt; whole or streamed alike."""
+    if stream:
+        _, live = await read(world, model)
+        return live.route, live.receipt
+    served: Served = await world.chat.answer(await world.ticket(model))
+    return served.route, served.receipt
+
+
+async def refused(world: World, stream: bool, model: str = "big", **fields: Any) -> Refusal:
+    """The refusal that a request ends with, before any text."""
+    ticket = await world.ticket(model, stream=stream, **fields)
+    with pytest.raises(Refusal) as caught:
+        if stream:
+            async with world.chat.stream(ticket):
+                pass
+        else:
+            await world.chat.answer(ticket)
+    return caught.value
+
+
+async def nothing_was_charged(world: World) -> None:
+    assert await world.balance() == (START, ZERO)
+    assert (await world.ledger.health()).sound
+    assert await world.tokens_counted() == 0
+    assert world.upstream.open_streams == 0
+
+
+streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+@streamed
+async def test_an_answer_is_billed_recorded_and_settled_before_it_ends(stream: bool) -> None:
+    world = await a_world()
+    route, receipt = await serve(world, stream)
+    bill = PRICE.bill(USAGE)
+    assert route.provider == "first"
+    assert (receipt.usage, receipt.charged) == (USAGE, bill)
+    assert await world.balance() == (START - bill, ZERO)
+    (record,) = world.store.records
+    assert (record.outcome, record.charged, record.streamed) == ("ok", bill, stream)
+    assert (record.requested_model, record.served_model, record.layer) == ("big", "big", 0)
+    assert (record.usage, record.price_version) == (USAGE, world.catalogue.price_version)
+    assert record.provider_cost == route.cost.bill(USAGE)
+    assert [attempt.outcome for attempt in record.attempts] == ["ok"]
+    assert await world.tokens_counted() == USAGE.prompt_tokens + USAGE.completion_tokens
+    assert world.upstream.open_streams == 0
+
+
+async def test_a_stream_brings_every_payload_in_order() -> None:
+    world = await a_world({"first": [Says(["a", "b", "c", "é"])]})
+    text, live = await read(world)
+    assert text == "abcé"
+    assert live.receipt.usage == USAGE
+
+
+async def test_an_alias_is_billed_as_its_model() -> None:
+    world = await a_world()
+    ticket = await world.ticket("best")
+    assert ticket.alias == "best"
+    await world.chat.answer(ticket)
+    assert world.store.records[0].requested_model == "big"
+
+
+CODES = [
+    (Fault.BUSY, Code.PROVIDER_BUSY),
+    (Fault.BROKEN, Code.PROVIDER_ERROR),
+    (Fault.TIMEOUT, Code.PROVIDER_TIMEOUT),
+    (Fault.DENIED, Code.PROVIDER_ERROR),
+    (Fault.REFUSED, Code.CONTENT_FILTERED),
+    (Fault.BAD_REQUEST, Code.REFUSED_BY_MODEL),
+    (Fault.TOO_LONG, Code.CONTEXT_TOO_LONG),
+]
+OURS = [Fault.BUSY, Fault.BROKEN, Fault.TIMEOUT, Fault.DENIED]
+CALLERS = [Fault.REFUSED, Fault.BAD_REQUEST, Fault.TOO_LONG]
+
+
+def test_the_table_names_every_fault() -> None:
+    assert [fault for fault, _ in CODES] == list(Fault)
+    assert set(OURS) | set(CALLERS) == set(Fault)
+
+
+@streamed
+@pytest.mark.parametrize(("fault", "code"), CODES)
+async def test_each_fault_alone_is_a_refusal_that_costs_nothing(
+    stream: bool, fault: Fault, code: Code
+) -> None:
+    world = await a_world({"alone": [Fails(fault)]})
+    refusal = await refused(world, stream, "lonely")
+    assert refusal.code is code
+    await nothing_was_charged(world)
+    (record,) = world.store.records
+    assert (record.outcome, record.charged) == (code.value, ZERO)
+    assert {attempt.outcome for attempt in record.attempts} == {fault.value}
+
+
+@streamed
+@pytest.mark.parametrize("fault", OURS)
+async def test_a_providers_fault_is_passed_over_by_the_next_route(
+    stream: bool, fault: Fault
+) -> None:
+    world = await a_world({"first": [Fails(fault)]})
+    route, receipt = await serve(world, stream)
+    assert (route.provider, route.layer) == ("second", 1)
+    assert receipt.charged == PRICE.bill(USAGE)
+    (record,) = world.store.records
+    assert [attempt.outcome for attempt in record.attempts] == [fault.value, "ok"]
+    assert world.upstream.open_streams == 0
+
+
+@streamed
+@pytest.mark.parametrize("fault", CALLERS)
+async def test_the_callers_own_fault_is_told_at_once_and_no_other_route_is_bothered(
+    stream: bool, fault: Fault
+) -> None:
+    world = await a_world({"first": [Fails(fault, message="your fault", param="tools")]})
+    refusal = await refused(world, stream)
+    assert len(world.upstream.asked) == 1
+    assert "your fault" in refusal.message
+    assert refusal.param == ("tools" if fault is Fault.BAD_REQUEST else "messages")
+    await nothing_was_charged(world)
+
+
+@streamed
+async def test_what_a_provider_says_of_our_account_is_not_told_to_the_customer(
+    stream: bool,
+) -> None:
+    world = await a_world({"alone": [Fails(Fault.DENIED, message="kyma owes us $3")]})
+    refusal = await refused(world, stream, "lonely")
+    assert "owes" not in refusal.message
+    assert world.alerts.heard == [("provider_account_refused", "alone", "kyma owes us $3")]
+
+
+@streamed
+async def test_routes_are_tried_layer_by_layer(stream: bool) -> None:
+    broken = [Fails(Fault.BROKEN)]
+    world = await a_world({"first": broken, "second": broken, "third": broken})
+    route, _ = await serve(world, stream)
+    assert [route.provider for route in world.upstream.asked] == [
+        "first", "second", "third", "fourth",
+    ]  # fmt: skip
+    assert (route.layer, route.model) == (3, "small")
+    (record,) = world.store.records
+    assert [attempt.layer for attempt in record.attempts] == [0, 1, 2, 3]
+    assert (record.requested_model, record.served_model) == ("big", "small")
+
+
+@streamed
+@pytest.mark.parametrize(
+    ("usage", "price"),
+    [
+        (Usage(input=100, output=20), CHEAP),
+        # Its cached tokens would be dearer than those of the model that was asked for.
+        (Usage(cache_read=400, output=1), PRICE),
+    ],
+)
+async def test_a_substitute_is_billed_at_the_cheaper_of_both_prices(
+    stream: bool, usage: Usage, price: object
+) -> None:
+    broken = [Fails(Fault.BROKEN)]
+    world = await a_world(
+        {"first": broken, "second": broken, "third": broken, "fourth": [Says(usage=usage)]}
+    )
+    _, receipt = await serve(world, stream)
+    assert receipt.charged == min(PRICE.bill(usage), CHEAP.bill(usage))
+    assert receipt.charged == price.bill(usage)  # type: ignore[attr-defined]
+
+
+@streamed
+async def test_when_all_routes_failed_a_second_round_is_tried(stream: bool) -> None:
+    world = await a_world({"alone": [Fails(Fault.BROKEN), Says()]})
+    await serve(world, stream, "lonely")
+    assert len(world.upstream.asked) == 2
+
+
+@streamed
+async def test_a_short_retry_after_is_waited_for(stream: bool) -> None:
+    world = await a_world({"alone": [Fails(Fault.BUSY, retry_after_s=0.3), Says()]})
+    began = asyncio.get_running_loop().time()
+    await serve(world, stream, "lonely")
+    assert 0.3 <= asyncio.get_running_loop().time() - began < 1.5
+
+
+@streamed
+async def test_a_long_retry_after_is_told_to_the_caller_at_once(stream: bool) -> None:
+    world = await a_world({"alone": [Fails(Fault.BUSY, retry_after_s=20)]})
+    refusal = await refused(world, stream, "lonely")
+    assert (refusal.code, refusal.retry_after_s) == (Code.PROVIDER_BUSY, 20)
+    assert len(world.upstream.asked) == 1
+    again = await refused(world, stream, "lonely")
+    assert again.code is Code.NO_ROUTE
+    assert again.retry_after_s == pytest.approx(20, abs=1)
+    assert len(world.upstream.asked) == 1, "a provider that told us to wait is left alone"
+    await nothing_was_charged(world)
+
+
+async def test_the_attempts_of_one_request_are_bounded() -> None:
+    broken = [Fails(Fault.BROKEN)]
+    world = await a_world(dict.fromkeys(["first", "second", "third", "fourth"], broken))
+    await refused(world, False)
+    assert len(world.upstream.asked) == MAX_ATTEMPTS
+
+
+async def test_the_caller_hears_of_the_first_fault() -> None:
+    world = await a_world(
+        {
+            "first": [Fails(Fault.TIMEOUT)],
+            "second": [Fails(Fault.BAD_REQUEST, message="I do not know tools")],
+            "third": [Fails(Fault.BROKEN)],
+            "fourth": [Fails(Fault.BUSY)],
+        }
+    )
+    assert (await refused(world, False)).code is Code.PROVIDER_TIMEOUT
+
+
+@streamed
+async def test_a_model_without_a_provider_is_refused_and_costs_nothing(stream: bool) -> None:
+    world = await a_world()
+    refusal = await refused(world, stream, "unserved")
+    assert refusal.code is Code.NO_ROUTE
+    assert "unserved" in refusal.message
+    await nothing_was_charged(world)
+
+
+@streamed
+async def test_what_cannot_be_paid_is_refused_with_the_max_tokens_that_would_fit(
+    stream: bool,
+) -> None:
+    world = await a_world(credit=Usd(600_000))
+    refusal = await refused(world, stream)
+    assert refusal.code is Code.INSUFFICIENT_CREDITS
+    fits = refusal.details["max_tokens_that_fit"]
+    assert f"A max_tokens of {fits} would fit" in refusal.message
+    assert not world.upstream.asked
+    assert await world.balance() == (600_000, ZERO)
+    assert await world.tokens_counted() == 0
+    await world.chat.answer(await world.ticket(max_tokens=fits))
+    refusal = await refused(await a_world(credit=Usd(600_000)), stream, max_tokens=fits + 1)
+    assert refusal.code is Code.INSUFFICIENT_CREDITS
+
+
+async def test_the_max_tokens_that_would_fit_counts_every_choice() -> None:
+    world = await a_world(credit=Usd(600_000))
+    refusal = await refused(world, False, n=2)
+    fits = refusal.details["max_tokens_that_fit"]
+    await world.chat.answer(await world.ticket(n=2, max_tokens=fits))
+
+
+async def test_where_not_even_the_prompt_fits_no_max_tokens_is_proposed() -> None:
+    world = await a_world(credit=Usd(1))
+    refusal = await refused(world, False)
+    assert refusal.details["max_tokens_that_fit"] == 0
+    assert "would fit" not in refusal.message
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Usage(input=-5, output=2),
+        Usage(input=5, output=-2),
+        Usage(input=1 << 60, output=2),
+        Usage(input=100, output=0),  # yet text came
+        Usage(input=0, cache_read=-1, output=2),
+    ],
+)
+@streamed
+async def test_usage_that_cannot_be_true_is_reported_and_counted_instead(
+    stream: bool, told: Usage
+) -> None:
+    world = await a_world({"first": [Says(["12345678"], told)]})
+    _, receipt = await serve(world, stream)
+    assert receipt.usage.evidence is Evidence.AT_LEAST
+    assert receipt.usage.output == 2  # eight bytes
+    assert [heard[:3] for heard in world.alerts.heard] == [
+        ("implausible_usage", "first", "big"),
+    ]
+
+
+@streamed
+async def test_usage_that_is_not_told_is_counted_on_the_low_side(stream: bool) -> None:
+    world = await a_world({"first": [Says(["123456789"], None)]})
+    _, receipt = await serve(world, stream)
+    assert (receipt.usage.output, receipt.usage.evidence) == (3, Evidence.AT_LEAST)
+    assert receipt.usage.input == 108
+    assert world.alerts.heard == []
+
+
+@streamed
+async def test_a_bill_beyond_the_hold_is_our_loss(stream: bool) -> None:
+    world = await a_world({"first": [Says(usage=Usage(input=100, output=90_000))]})
+    _, receipt = await serve(world, stream)
+    hold = PRICE.estimate((await world.ticket()).call.size)
+    assert receipt.charged == hold
+    assert await world.balance() == (START - hold, ZERO)
+    assert (await world.ledger.health()).loss > 0
+
+
+# Streams: after the first text
+
+
+async def test_before_its_first_text_a_broken_stream_falls_back() -> None:
+    world = await a_world({"first": [Breaks(words=())]})
+    text, live = await read(world)
+    assert (text, live.route.provider) == ("Hello world", "second")
+    assert world.upstream.open_streams == 0
+
+
+@pytest.mark.parametrize("fault", OURS)
+async def test_a_stream_that_breaks_after_text_ends_as_an_error_and_costs_nothing(
+    fault: Fault,
+) -> None:
+    world = await a_world({"first": [Breaks(["Hello"], fault)]})
+    got = b""
+    with pytest.raises(Refusal) as caught:
+        async with world.chat.stream(await world.ticket(stream=True)) as live:
+            async for payloads in live.payloads():
+                got += b"".join(payloads)
+    assert caught.value.code is Code.STREAM_INTERRUPTED
+    assert b"Hello" in got
+    assert len(world.upstream.asked) == 1, "two models are never spliced"
+    assert await world.balance() == (START, ZERO)
+    (record,) = world.store.records
+    assert (record.outcome, record.charged) == ("stream_interrupted", ZERO)
+    assert record.attempts[-1].outcome == fault.value
+    assert record.provider_cost > 0, "what the provider bills us is our cost"
+    assert (await world.ledger.health()).provider_cost == record.provider_cost
+    assert world.board.view()["first/big@first"].failures_in_a_row == 1
+
+
+async def test_a_client_that_leaves_is_billed_what_the_upstream_tells_in_time() -> None:
+    world = await a_world({"first": [Says(["a"] * 50, Usage(input=100, output=50))]})
+    async with world.chat.stream(await world.ticket(stream=True)) as live:
+        async for _ in live.payloads():
+            break
+    assert live.receipt is not None
+    assert live.receipt.usage == Usage(input=100, output=50)
+    assert world.store.records[0].outcome == "client_left"
+    assert (await world.balance())[1] == 0
+    assert world.upstream.open_streams == 0
+
+
+async def test_a_client_that_leaves_a_stalled_stream_is_billed_what_came() -> None:
+    world = await a_world({"first": [Stalls(["12345678"])]})
+    async with world.chat.stream(await world.ticket(stream=True)) as live:
+        async for payloads in live.payloads():
+            if any(said(payload) for payload in payloads):
+                break
+    assert live.receipt is not None
+    assert live.receipt.usage.evidence is Evidence.AT_LEAST
+    assert live.receipt.usage.output == 2
+    assert (await world.balance())[1] == 0
+    assert world.upstream.open_streams == 0
+
+
+async def test_a_client_that_leaves_before_it_reads_is_settled_too() -> None:
+    world = await a_world()
+    async with world.chat.stream(await world.ticket(stream=True)):
+        pass
+    assert world.store.records[0].outcome == "client_left"
+    assert (await world.balance())[1] == 0
+
+
+@streamed
+async def test_a_client_that_left_before_an_attempt_causes_none(stream: bool) -> None:
+    world = await a_world()
+    refusal = await refused(world, stream, gone=lambda: True)
+    assert refusal.code is Code.STREAM_INTERRUPTED
+    assert not world.upstream.asked
+    await nothing_was_charged(world)
+
+
+async def test_an_error_in_the_reader_still_settles() -> None:
+    world = await a_world()
+    with pytest.raises(ZeroDivisionError):
+        async with world.chat.stream(await world.ticket(stream=True)) as live:
+            async for _ in live.payloads():
+                1 / 0  # noqa: B018
+    assert (await world.balance())[1] == 0
+    assert world.store.records[0].outcome == "client_left"
+
+
+# A ledger that fails
+
+
+class FailingLedger:
+    """A ledger whose database is away for the next `times` calls of one kind."""
+
+    def __init__(self, ledger: MemoryLedger, what: str, times: int, *, done: bool = False) -> None:
+        self._ledger = ledger
+        self._what = what
+        self._left = times
+        self._done = done
+
+    def _fails(self, what: str) -> bool:
+        if what != self._what or self._left == 0:
+            return False
+        self._left -= 1
+        return True
+
+    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+        if self._fails("hold"):
+            if self._done:
+                await self._ledger.hold(id, account_id, amount, ttl_s)
+            raise StorageUnavailable("away")
+        return await self._ledger.hold(id, account_id, amount, ttl_s)
+
+    async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
+        if self._fails("resolve"):
+            if self._done:
+                await self._ledger.resolve(how, record)
+            raise StorageUnavailable("away")
+        return await self._ledger.resolve(how, record)
+
+    async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
+        return await self._ledger.deposit(id, account_id, amount, reason)
+
+    async def grant(
+        self, id: str, account_id: str, amount: Usd, reason: str, actor: str = ""
+    ) -> Outcome:
+        return await self._ledger.grant(id, account_id, amount, reason, actor)
+
+    async def balance(self, account_id: str) -> Balance:
+        return await self._ledger.balance(account_id)
+
+    async def sweep(self, limit: int = 500) -> int:
+        return await self._ledger.sweep(limit)
+
+    async def health(self) -> LedgerHealth:
+        return await self._ledger.health()
+
+
+@streamed
+async def test_without_a_database_nothing_is_asked_of_a_provider(stream: bool) -> None:
+    world = await a_world(ledger_of=lambda ledger: FailingLedger(ledger, "hold", 1))
+    refusal = await refused(world, stream)
+    assert refusal.code is Code.STORAGE_UNAVAILABLE
+    assert not world.upstream.asked
+    await nothing_was_charged(world)
+
+
+@streamed
+async def test_a_hold_whose_answer_was_lost_is_swept(stream: bool) -> None:
+    world = await a_world(ledger_of=lambda ledger: FailingLedger(ledger, "hold", 1, done=True))
+    assert (await refused(world, stream)).code is Code.STORAGE_UNAVAILABLE
+    assert (await world.swept()).open_holds == 0
+    assert await world.balance() == (START, ZERO)
+
+
+@streamed
+@pytest.mark.parametrize("done", [False, True], ids=["not written", "answer lost"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_settle_that_fails_for_a_moment_is_tried_again_and_charged_once(
+    stream: bool, times: int, done: bool
+) -> None:
+    world = await a_world(
+        ledger_of=lambda ledger: FailingLedger(ledger, "resolve", times, done=done)
+    )
+    _, receipt = await serve(world, stream)
+    assert receipt.charged == PRICE.bill(USAGE)
+    assert await world.balance() == (START - receipt.charged, ZERO)
+    assert len(world.store.records) == 1
+
+
+async def test_a_settle_that_never_comes_through_charges_nothing() -> None:
+    world = await a_world(ledger_of=lambda ledger: FailingLedger(ledger, "resolve", 99))
+    ticket = await world.ticket()
+    with pytest.raises(Refusal) as caught:
+        await world.chat.answer(ticket)
+    assert caught.value.code is Code.STORAGE_UNAVAILABLE
+    assert (await world.balance())[1] > 0
+    assert (await world.swept()).open_holds == 0
+    assert await world.balance() == (START, ZERO)
+
+
+async def test_a_refund_that_never_comes_through_does_not_hide_why_the_call_failed() -> None:
+    world = await a_world(
+        {"alone": [Fails(Fault.BAD_REQUEST)]},
+        ledger_of=lambda ledger: FailingLedger(ledger, "resolve", 99),
+    )
+    assert (await refused(world, False, "lonely")).code is Code.REFUSED_BY_MODEL
+    assert (await world.swept()).open_holds == 0
+    assert await world.balance() == (START, ZERO)
+
+
+async def test_a_settle_after_the_sweep_charges_nothing() -> None:
+    world = await a_world()
+    async with world.chat.stream(await world.ticket(stream=True)) as live:
+        await world.swept()
+        async for _ in live.payloads():
+            pass
+    assert live.receipt is not None
+    assert live.receipt.charged == 0
+    assert await world.balance() == (START, ZERO)
+
+
+# Cancelled at every await
+
+
+class Interrupter:
+    """Strikes at the k-th await of any port: `how` says what happens there."""
+
+    def __init__(self, at: int, how: str) -> None:
+        self.at = at
+        self.how = how
+        self.count = 0
+        self.struck = False
+        self.request: asyncio.Task[Any] | None = None
+
+    async def around(self, work: Callable[[], Any]) -> Any:
+        self.count += 1
+        if self.struck and self.how == "the process dies":
+            raise asyncio.CancelledError
+        if self.count != self.at:
+            return await work()
+        self.struck = True
+        if self.how == "raised before":
+            raise asyncio.CancelledError
+        if self.how == "the process dies":
+            raise asyncio.CancelledError
+        if self.how == "raised after":
+            await work()
+            raise asyncio.CancelledError
+        # "the client goes": the request's task is cancelled, what is detached goes on
+        assert self.request is not None
+        self.request.cancel()
+        await asyncio.sleep(0)
+        return await work()
+
+
+class InterruptedLedger(FailingLedger):
+    def __init__(self, ledger: MemoryLedger, interrupter: Interrupter) -> None:
+        super().__init__(ledger, "", 0)
+        self._interrupter = interrupter
+
+    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+        inner = super().hold
+        held: Held = await self._interrupter.around(lambda: inner(id, account_id, amount, ttl_s))
+        return held
+
+    async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
+        inner = super().resolve
+        done: Resolved = await self._interrupter.around(lambda: inner(how, record))
+        return done
+
+
+class InterruptedUpstream:
+    def __init__(self, upstream: ScriptedUpstream, interrupter: Interrupter) -> None:
+        self._upstream = upstream
+        self._interrupter = interrupter
+
+    async def answer(
+        self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
+    ) -> ChatAnswer:
+        answer: ChatAnswer = await self._interrupter.around(
+            lambda: self._upstream.answer(call, route, hold, deadline)
+        )
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
+    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+        opened = self._upstream.stream(call, route, hold, deadline)
+        chunks = await self._interrupter.around(opened.__aenter__)
+        try:
+            yield self._chunks(chunks)
+        finally:
+            await opened.__aexit__(None, None, None)
+
+    async def _chunks(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+        while True:
+            try:
+                chunk = await self._interrupter.around(chunks.__anext__)
+            except StopAsyncIteration:
+                return
+            yield chunk
+
+
+SCRIPTS: dict[str, dict[str, Sequence[Act]]] = {
+    "healthy": {},
+    "fallback": {"first": [Fails(Fault.BROKEN)]},
+    "breaks": {"first": [Breaks(["Hello"])]},
+    "refused": {"first": [Fails(Fault.BAD_REQUEST)]},
+}
+HOWS = ["raised before", "raised after", "the process dies", "the client goes"]
+
+
+async def _interrupted(script: str, stream: bool, at: int, how: str) -> bool:
+    """One request struck at its `at`-th await; False if it ended before that."""
+    interrupter = Interrupter(at, how)
+    world = await a_world(
+        SCRIPTS[script],
+        ledger_of=lambda ledger: InterruptedLedger(ledger, interrupter),
+        upstream_of=lambda upstream: InterruptedUpstream(upstream, interrupter),
+    )
+    request = asyncio.create_task(serve(world, stream))
+    interrupter.request = request
+    await asyncio.wait([request])
+    if not request.cancelled():
+        request.exception()
+    await world.billing.drained()
+
+    balance, held = await world.balance()
+    where = f"{script}, {how} at await {at}"
+    health = await world.ledger.health()
+    assert health.sound, where
+    assert balance + held <= START, where
+    charged = START - balance - held
+    if not world.upstream.spoke:
+        assert charged == 0, f"charged without an answer: {where}"
+    assert charged <= PRICE.estimate((await world.ticket()).call.size), where
+    after = await world.swept()
+    assert (after.open_holds, after.sound) == (0, True), where
+    assert await world.balance() == (START - charged, ZERO), f"the sweep makes whole: {where}"
+    ends = [e.hold_id for e in world.store.entries.values() if e.kind in (Kind.SETTLE, Kind.REFUND)]
+    assert len(ends) == len(set(ends)) <= 1, where
+    if how == "the client goes" and interrupter.struck and interrupter.at > 1:
+        assert health.open_holds == 0, f"a cancelled request resolves its own hold: {where}"
+    return interrupter.struck
+
+
+@streamed
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_struck_at_any_await_every_hold_ends_and_nothing_is_charged_without_an_answer(
+    script: str, how: str, stream: bool
+) -> None:
+    at = 1
+    while await _interrupted(script, stream, at, how):
+        at += 1
+        assert at < 60, "a request has a bounded number of awaits"
+    assert at > 3, "there must have been something to strike"
