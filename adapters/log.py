@@ -9,25 +9,42 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
 
 SECRET = re.compile(
-    r"(?:ky|kyma|ks|sk|gsk|AIza)[-_][A-Za-z0-9_-]{8,}|(?<=Bearer )\S+|(?<=://)[^/@\s]*:[^/@\s]*(?=@)"
+    r"(?<![A-Za-z0-9])(?:ky|kyma|ks|sk|gsk)[-_][A-Za-z0-9_-]{8,}|AIza[A-Za-z0-9_-]{20,}"
+    r"|(?<=[Bb]earer )[^\s'\"]+|(?<=://)[^/@\s]*:[^/@\s]*(?=@)"
 )
+MACHINERY = frozenset({"exc_info", "stack_info"})
+"""Not yet text: structlog formats them before the line is written, and redacts after that."""
+
 FORBIDDEN = frozenset({"messages", "prompt", "content", "body", "authorization", "password"})
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Drop fields that could hold a prompt and blot out what looks like a secret."""
     for name in list(event):
-        if name.lower() in FORBIDDEN:
-            event[name] = "[removed]"
-        elif isinstance(event[name], str):
-            event[name] = SECRET.sub("[secret]", event[name])
+        if not name.startswith("_") and name not in MACHINERY:
+            event[name] = _clean(name, event[name])
     return event
+
+
+def _clean(name: Any, value: Any) -> Any:
+    """The value as it may be written; what is no JSON becomes the text it would be written as."""
+    if str(name).lower() in FORBIDDEN:
+        return "[removed]"
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return SECRET.sub("[secret]", value)
+    if isinstance(value, Mapping):
+        return {_clean("", key): _clean(key, inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_clean("", inner) for inner in value]
+    return SECRET.sub("[secret]", repr(value))
 
 
 def configure(level: str) -> None:

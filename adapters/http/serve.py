@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import signal
 import socket
 
 import uvicorn
@@ -45,6 +46,10 @@ async def serve(settings: Settings, *, reuse_port: bool) -> None:
     # What exists now lives as long as the process: keep the collector from walking it.
     gc.collect()
     gc.freeze()
+    # uvicorn raises a signal again when it has finished: by default that is the end of us,
+    # before holds that are being resolved were.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -223,8 +223,16 @@ class Chat:
         raise refusal_of(first_fault) from first_fault
 
     def _order(self, ticket: Ticket) -> list[Route]:
+        size = ticket.call.size
+        need = size.likely_input + size.max_output
         return order(
-            self._catalogue.routes(ticket.model),
+            (
+                route
+                for route in self._catalogue.routes(ticket.model)
+                # A substitute whose window is too small would answer with the caller's error.
+                if route.model == ticket.model.id
+                or self._catalogue.get(route.model).context_window >= need
+            ),
             self._board.view(),
             self._clock.now().timestamp(),
             self._chance.dice,

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from adapters.memory.runtime import MemoryPasswords
 from console.signin import FREE_ATTEMPTS, SESSION_HOURS, wait_after
+from console.wiring import BUNDLE
 from console.words import plain
+from kyma.accounts import Operator
+from kyma.flows.signin import OperatorSignIn
 from kyma.ports.storage import StorageUnavailable
 from tests.console.fakes import OPERATOR, PASSWORD, World, page_of, whole_app
 
@@ -248,13 +253,23 @@ def test_a_session_ends_by_itself(world: World) -> None:
     assert [title.value for title in app.title] == ["Kyma console"]
 
 
-def test_a_database_that_is_away_is_said_in_a_sentence(world: World) -> None:
-    class Away:
-        async def by_name(self, name: str) -> None:
-            raise StorageUnavailable("refused")
+class OperatorsAway:
+    """Operators whose database is gone."""
 
-    app = whole_app(world).run()
-    world.signin._operators = Away()  # type: ignore[assignment]
-    sign_in(app, PASSWORD)
+    async def add(self, operator: Operator) -> bool:
+        raise StorageUnavailable("refused")
+
+    async def by_name(self, name: str) -> Operator | None:
+        raise StorageUnavailable("refused")
+
+    async def count(self) -> int:
+        raise StorageUnavailable("refused")
+
+
+def test_a_database_that_is_away_is_said_in_a_sentence(world: World) -> None:
+    app = whole_app(world)
+    signin = OperatorSignIn(OperatorsAway(), MemoryPasswords(), world.clock)
+    app.session_state[BUNDLE] = replace(world.console, signin=signin)
+    sign_in(app.run(), PASSWORD)
     assert not app.exception
     assert "cannot reach its database" in app.error[0].value

@@ -36,6 +36,8 @@ from kyma.usage import Usage
 from tests.builders import a_key, a_session, an_account, new_id
 
 HOLD_TTL_S = 660
+USAGE = Usage(input=100, output=2)
+CREDIT = usd("0.50")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Says:
     """An answer: its words (one chunk each, as a stream), and the usage it tells."""
 
     words: Sequence[str] = ("Hello", " world")
-    usage: Usage | None = Usage(input=100, output=2)
+    usage: Usage | None = USAGE
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class World:
 async def a_world(
     script: Mapping[str, Sequence[Act]] | None = None,
     *,
-    credit: Usd = usd("0.50"),
+    credit: Usd = CREDIT,
     ledger_of: Callable[[MemoryLedger], Ledger] = lambda ledger: ledger,
     upstream_of: Callable[[ScriptedUpstream], ChatUpstream] = lambda upstream: upstream,
 ) -> World:
