@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg
-import redis.asyncio
 import typer
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from pydantic import SecretStr, ValidationError
-from redis.exceptions import RedisError
 from rich.console import Console
 
+from adapters.doctor import (
+    PEPPER_LENGTH,
+    database_of,
+    examine,
+    migrate_to_head,
+)
 from adapters.embedded import postgres
 from adapters.embedded import redis as embedded_redis
 from adapters.embedded.first_run import FirstRun, Parts, first_run, read_secrets, write_secrets
@@ -50,7 +50,6 @@ from adapters.embedded.processes import (
 from adapters.settings import ROOT, Settings, child_environment
 
 ROOT_DATA = Path("/var/lib/kyma")
-PEPPER_LENGTH = 32
 
 app = typer.Typer(
     add_completion=False,
@@ -223,7 +222,7 @@ class _Machine:
 
     async def _service(self, urls: _Urls) -> None:
         async with self._screen.step("migrations") as notes:
-            notes.append(await asyncio.to_thread(_migrate, urls.database))
+            notes.append(await asyncio.to_thread(migrate_to_head, urls.database))
         if self._settings.wants_sandbox and not self._settings.sandbox_url:
             sandboxes = await asyncio.gather(*map(self._sandbox, ("sandbox", "sandbox-2")))
             urls = replace(urls, sandboxes=tuple(sandboxes))
@@ -423,6 +422,15 @@ def _local(host: str) -> str:
     return everywhere.get(host, host)
 
 
+def curl_line(base_url: str, api_key: str) -> str:
+    """A first request, to be pasted into a shell as it is."""
+    body = '{"model":"best","messages":[{"role":"user","content":"Say hello."}]}'
+    return (
+        f"curl -sS {base_url}/chat/completions -H 'Authorization: Bearer {api_key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
 def _tell(settings: Settings, first: FirstRun, screen: Screen) -> None:
     base = settings.public_url.rstrip("/") or f"http://{_local(settings.host)}:{settings.port}"
     rows = {
@@ -437,12 +445,8 @@ def _tell(settings: Settings, first: FirstRun, screen: Screen) -> None:
     screen.say("")
     for name, value in rows.items():
         screen.say(f"  {name:<11} {value}")
-    body = '{"model":"best","messages":[{"role":"user","content":"Say hello."}]}'
     screen.say("\nTry it:\n")
-    screen.say(
-        f"curl -sS {base}/v1/chat/completions -H 'Authorization: Bearer {first.api_key}' "
-        f"-H 'Content-Type: application/json' -d '{body}'"
-    )
+    screen.say(curl_line(f"{base}/v1", first.api_key))
     screen.say("\nCtrl-C stops everything; the data stays.")
 
 
@@ -452,34 +456,12 @@ def _tell(settings: Settings, first: FirstRun, screen: Screen) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database at KYMA_DATABASE_URL to the newest schema."""
-    url = _database_of(_placed())
+    url = database_of(_placed())
     if url is None:
         raise StartError(
             "No database: set KYMA_DATABASE_URL, or run `make up` for an embedded one."
         )
-    Screen().say(f"✓ migrations {_migrate(url)}")
-
-
-def _alembic(url: str) -> Config:
-    config = Config(str(ROOT / "alembic.ini"))
-    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
-    config.attributes["database_url"] = url
-    return config
-
-
-def _migrate(url: str) -> str:
-    """Upgrade to the head; its name."""
-    config = _alembic(url)
-    try:
-        command.upgrade(config, "head")
-    except OSError as error:
-        raise StartError(_unreachable("PostgreSQL", "KYMA_DATABASE_URL", error)) from error
-    return f"at {ScriptDirectory.from_config(config).get_current_head()}"
-
-
-def _unreachable(what: str, variable: str, error: BaseException) -> str:
-    why = str(error) or type(error).__name__
-    return f"{what} does not answer ({why}). Is it running, is {variable} right?"
+    Screen().say(f"✓ migrations {migrate_to_head(url)}")
 
 
 # --- doctor -----------------------------------------------------------------------------
@@ -494,99 +476,11 @@ def doctor() -> None:
     except ValidationError as error:
         screen.say(f"✗ settings: {_explained(error)}")
         raise typer.Exit(1) from error
-    results = asyncio.run(_examine(settings))
+    results = asyncio.run(examine(settings))
     for passed, text in results:
         screen.say(f"{'✓' if passed else '✗'} {text}")
     if not all(passed for passed, _ in results):
         raise typer.Exit(1)
-
-
-async def _examine(settings: Settings) -> list[tuple[bool, str]]:
-    version = sys.version_info
-    pepper = settings.key_pepper.get_secret_value()
-    pepper = pepper or read_secrets(settings.data_dir).get("key_pepper", "")
-    return [
-        (version >= (3, 11), f"Python {version.major}.{version.minor} (3.11 or newer)"),
-        (True, "settings are valid"),
-        (
-            len(pepper) >= PEPPER_LENGTH,
-            f"key pepper has {len(pepper)} characters of {PEPPER_LENGTH} (`make up` makes one)",
-        ),
-        *await _examine_database(settings),
-        await _examine_redis(settings),
-    ]
-
-
-def _database_of(settings: Settings) -> str | None:
-    return settings.database_url or postgres.address(settings.data_dir)
-
-
-async def _examine_database(settings: Settings) -> list[tuple[bool, str]]:
-    url = _database_of(settings)
-    if url is None:
-        return [(False, "PostgreSQL: set KYMA_DATABASE_URL, or run `make up` first")]
-    try:
-        connection = await asyncpg.connect(url, timeout=5)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        return [(False, _unreachable("PostgreSQL", "KYMA_DATABASE_URL", error))]
-    try:
-        version = await connection.fetchval("SHOW server_version")
-        return [
-            (True, f"PostgreSQL {version} answers"),
-            await _examine_schema(connection, url),
-            await _examine_clock(connection),
-            await _examine_connections(connection, settings),
-        ]
-    finally:
-        await connection.close()
-
-
-async def _examine_schema(connection: asyncpg.Connection[Any], url: str) -> tuple[bool, str]:
-    head = ScriptDirectory.from_config(_alembic(url)).get_current_head()
-    known = await connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL")
-    current = (
-        await connection.fetchval("SELECT version_num FROM alembic_version") if known else None
-    )
-    advice = "" if current == head else "; run `kyma migrate`"
-    return current == head, f"schema is at {current}, newest is {head}{advice}"
-
-
-async def _examine_clock(connection: asyncpg.Connection[Any]) -> tuple[bool, str]:
-    before = time.time()
-    theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
-    difference_s = abs(theirs - (before + time.time()) / 2)
-    return (
-        difference_s < 1,
-        f"clock differs from the database's by {difference_s:.3f} s (under 1 s)",
-    )
-
-
-async def _examine_connections(
-    connection: asyncpg.Connection[Any], settings: Settings
-) -> tuple[bool, str]:
-    most = int(await connection.fetchval("SHOW max_connections"))
-    kept = int(await connection.fetchval("SHOW superuser_reserved_connections"))
-    users = settings.processes + 2  # the worker and the console have pools of their own
-    wanted = settings.database_pool * users
-    return (
-        wanted <= most - kept,
-        f"{users} processes × {settings.database_pool} connections = {wanted}, "
-        f"the database takes {most - kept} (KYMA_DATABASE_POOL, KYMA_PROCESSES, max_connections)",
-    )
-
-
-async def _examine_redis(settings: Settings) -> tuple[bool, str]:
-    url = settings.redis_url or embedded_redis.address(settings.data_dir)
-    if url is None:
-        return False, "Redis: set KYMA_REDIS_URL, or run `make up` first"
-    client = redis.asyncio.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-    try:
-        answer: dict[str, Any] = await client.info("server")
-    except (RedisError, OSError) as error:
-        return False, _unreachable("Redis", "KYMA_REDIS_URL", error)
-    finally:
-        await client.aclose()
-    return True, f"Redis {answer.get('valkey_version') or answer.get('redis_version')} answers"
 
 
 # --- entry ------------------------------------------------------------------------------

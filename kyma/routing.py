@@ -107,9 +107,9 @@ def succeeded(health: Health, latency_ms: float, now: float) -> Health:
 
 
 def failed(health: Health, fault: Fault, now: float, retry_after_s: float | None = None) -> Health:
-    """Health after a fault. The caller's own errors say nothing about a route."""
+    """Health after a fault. The caller's own errors say nothing about a route, but end a probe."""
     if next_step(fault) is Step.GIVE_UP:
-        return health
+        return replace(health, probe_until=0.0) if health.probe_until else health
     rate = health.failure_rate + SMOOTHING * (1 - health.failure_rate)
     worse = replace(
         health,

@@ -234,12 +234,14 @@ class MemoryAccounts:
 
     async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
         """By part of the address or by whole id."""
+        wanted = text.replace("-", "").lower()
         found = [
             account
             for account in self._store.accounts.values()
-            if text.lower() in account.email.lower() or account.id == text.replace("-", "").lower()
+            if text.lower() in account.email.lower() or account.id == wanted
         ]
-        return sorted(found, key=lambda account: account.created_at, reverse=True)[:limit]
+        found.sort(key=lambda account: (account.id == wanted, account.created_at), reverse=True)
+        return found[:limit]
 
     async def keys(self, account_id: str) -> Sequence[Key]:
         """Newest first."""

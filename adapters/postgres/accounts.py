@@ -160,11 +160,13 @@ class PostgresAccounts:
     async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
         """By part of the address or by whole id."""
         pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        wanted = or_(
-            accounts.c.email.ilike(f"%{pattern}%"),
-            func.replace(accounts.c.id.cast(_TEXT), "-", "") == text.replace("-", "").lower(),
+        by_id = func.replace(accounts.c.id.cast(_TEXT), "-", "") == text.replace("-", "").lower()
+        query = (
+            select(accounts)
+            .where(or_(accounts.c.email.ilike(f"%{pattern}%"), by_id))
+            .order_by(by_id.desc(), accounts.c.created_at.desc())
+            .limit(limit)
         )
-        query = select(accounts).where(wanted).order_by(accounts.c.created_at.desc()).limit(limit)
         return [_account(row) for row in await self._all(query)]
 
     async def keys(self, account_id: str) -> Sequence[Key]:

@@ -54,8 +54,12 @@ class RememberedPrincipals:
         if asking is None:
             asking = asyncio.get_running_loop().create_task(self._look_up(digest))
             self._asking[digest] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(digest, None))
+            asking.add_done_callback(lambda task: self._answered(digest, task))
         return await asyncio.shield(asking)
+
+    def _answered(self, digest: bytes, task: asyncio.Task[Principal | None]) -> None:
+        if self._asking.get(digest) is task:
+            del self._asking[digest]
 
     async def changes(self) -> Set[tuple[str, str]]:
         """Straight from the source."""
@@ -85,6 +89,7 @@ class RememberedPrincipals:
         if not account_ids:
             return
         self._epoch += 1
+        self._asking.clear()  # nobody joins a look-up that began before the change
         self._known = OrderedDict(
             (digest, known)
             for digest, known in self._known.items()

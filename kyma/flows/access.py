@@ -82,7 +82,7 @@ class Access:
         token = self._chance.secret("ks-")
         now = self._clock.now()
         account = Account(
-            self._chance.id(), email.strip(), await self._passwords.hash(password), now
+            self._chance.id(), _normal(email), await self._passwords.hash(password), now
         )
         key = Key(
             self._chance.id(),
@@ -110,7 +110,7 @@ class Access:
     async def login(self, email: str, password: str) -> Welcome:
         """A session for the right password; the answer does not tell which half was wrong."""
         try:
-            account = await self._accounts.by_email(email.strip())
+            account = await self._accounts.by_email(_normal(email))
             hashed = account.password_hash if account else None
             if not await self._passwords.matches(password, hashed) or account is None:
                 raise Refusal(Code.WRONG_CREDENTIALS, "The address or the password is wrong.")
@@ -195,6 +195,11 @@ def _rate_limited(tier: Tier, quota: Quota, model: str) -> Refusal:
         retry_after_s=quota.retry_after_s,
         details={"limit": quota.limited_by, "tier": tier.level, "quota": quota, "rung": tier},
     )
+
+
+def _normal(email: str) -> str:
+    """One spelling per address; databases differ in how they lower what is not ASCII."""
+    return email.strip().lower()
 
 
 def _check_password(password: str) -> None:

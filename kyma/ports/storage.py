@@ -107,7 +107,7 @@ class Accounts(Principals, Protocol):
         ...
 
     async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
-        """Accounts whose address contains `text` or whose id is `text`, newest first."""
+        """Accounts whose id is `text`, then those whose address contains it, newest first."""
         ...
 
     async def keys(self, account_id: str) -> Sequence[Key]:
