@@ -110,6 +110,7 @@ class RememberedPrincipals:
                 if began >= self._trusted_until:
                     # Not asked in time: a change may have come and gone in between.
                     self._epoch += 1
+                    self._asking.clear()
                     self._known.clear()
                 self._drop({account_id for account_id, _ in changes - seen})
                 seen = changes
