@@ -433,6 +433,8 @@ class LiveAnswer:
         self._finished = False
         self._told: Usage | None = None
         self._resolved = False
+        for chunk in begun.first:
+            self._see(chunk)
 
     async def payloads(self) -> AsyncIterator[list[bytes]]:
         """JSON payloads as they come; once they end, the answer has been settled.
@@ -441,7 +443,6 @@ class LiveAnswer:
         """
         try:
             for chunk in self._begun.first:
-                self._see(chunk)
                 if chunk.payloads:
                     yield chunk.payloads
             async for chunk in self._begun.chunks:
