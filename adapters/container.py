@@ -34,7 +34,7 @@ from kyma.ports.storage import Accounts
 
 log = structlog.get_logger("kyma")
 
-HOLD_MARGIN_S = 60
+HOLD_MARGIN_S = 120
 """A hold outlives the longest request by this much, so that only dead ones are swept."""
 
 STAND_INS = ("sandbox", "sandbox-2")

@@ -136,7 +136,8 @@ def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
         if isinstance(content, str):
             yield content
         elif content:
-            yield from map(_text_or_part, content)
+            for part in content:
+                yield from _of_part(part)
         if len(message) > (2 if "content" in message else 1):
             yield from (
                 repr(value) for name, value in message.items() if name not in {"role", "content"}
@@ -146,6 +147,10 @@ def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
             yield repr(body[name])
 
 
-def _text_or_part(part: Mapping[str, Any]) -> str | Mapping[str, Any]:
+def _of_part(part: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
+    """A part's text, and the part itself if it is a medium: one may be both."""
     text = part.get("text")
-    return text if isinstance(text, str) else part
+    if isinstance(text, str):
+        yield text
+    if part.get("type", "text") != "text":
+        yield part

@@ -71,8 +71,9 @@ class Refusal(Exception):
     """A request that is not served, in words its sender can act on.
 
     `param` names the offending field, `retry_after_s` is honest or absent, `details`
-    holds further JSON-ready facts. No refusal is ever charged: a hold placed for the
-    request has been returned by the time this reaches the edge.
+    holds further JSON-ready facts. No refusal is charged: a hold placed for the request
+    has been returned by the time this reaches the edge. The one exception says so by
+    `charged=None`: the settlement was sent and its answer was lost.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Refusal(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         details: Mapping[str, Any] = MappingProxyType({}),
+        charged: bool | None = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -90,6 +92,7 @@ class Refusal(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.details = details
+        self.charged = charged
 
     @property
     def retryable(self) -> bool:

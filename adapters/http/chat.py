@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,9 @@ from kyma.errors import Code, Refusal
 from kyma.flows.access import Access, Admission
 from kyma.flows.chat import Chat, LiveAnswer, Receipt, Ticket
 from kyma.money import decimal_text, number
-from kyma.ports.runtime import Chance, Clock
+from kyma.ports.runtime import Chance, Clock, Quota
 from kyma.routing import Route
+from kyma.tiers import Tier
 
 log = structlog.get_logger("kyma.http")
 
@@ -83,6 +84,12 @@ class ChatCompletions:
             return
         except asyncio.CancelledError:
             if not presence.left:
+                await exchange.refuse(
+                    Refusal(
+                        Code.STREAM_INTERRUPTED,
+                        "This gateway is stopping. Nothing was charged; send the request again.",
+                    )
+                )
                 raise
             current = asyncio.current_task()
             if current is not None:
@@ -100,6 +107,7 @@ class ChatCompletions:
 
     async def _serve(self, scope: Scope, presence: _Presence, exchange: _Exchange) -> None:
         principal = await self._access.identify(credential(scope))
+        exchange.peek = lambda: self._access.quota(principal)
         raw = await read_body(
             scope, presence.receive, self._limits.body_bytes, self._limits.body_timeout_s
         )
@@ -126,7 +134,7 @@ class ChatCompletions:
             gone=presence.gone,
         )
         if call.stream:
-            presence.watch()
+            presence.watch(ticket.deadline.at + SLOW_READER_S)
             await self._stream(ticket, exchange)
         else:
             await self._answer(ticket, exchange)
@@ -138,8 +146,7 @@ class ChatCompletions:
         await send_json(exchange.send, 200, body, self._headers(ticket, served.route))
 
     async def _stream(self, ticket: Ticket, exchange: _Exchange) -> None:
-        limit = self._clock.monotonic() + ticket.deadline.left(self._clock.monotonic())
-        async with asyncio.timeout_at(limit + SLOW_READER_S), self._chat.stream(ticket) as live:
+        async with self._chat.stream(ticket) as live:
             await exchange.begin(EVENT_STREAM + self._headers(ticket, live.route))
             send = exchange.send
             async for payloads in live.payloads():
@@ -209,6 +216,7 @@ class _Presence:
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
         self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.left = False
 
     def gone(self) -> bool:
@@ -217,11 +225,22 @@ class _Presence:
             self._start(lambda: None)
         return self.left
 
-    def watch(self) -> None:
-        """From now on cancel the serving task when the client leaves."""
+    def watch(self, patience_until: float) -> None:
+        """From now on cancel the serving task when the client leaves, or reads too slowly.
+
+        `patience_until` is a time of the event loop; a client whose stream has not ended by
+        then counts as one that left.
+        """
         task = asyncio.current_task()
-        if task is not None:
-            self._start(task.cancel)
+        if task is None:
+            return
+
+        def give_up() -> None:
+            self.left = True
+            task.cancel()
+
+        self._timer = asyncio.get_running_loop().call_at(patience_until, give_up)
+        self._start(task.cancel)
 
     def _start(self, then: Callable[[], object]) -> None:
         async def wait() -> None:
@@ -234,6 +253,8 @@ class _Presence:
 
     def close(self) -> None:
         """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -245,6 +266,7 @@ class _Exchange:
         self.send = send
         self.request_id = request_id
         self.admission: Admission | None = None
+        self.peek: Callable[[], Awaitable[tuple[Tier, Quota]]] | None = None
         self._streaming = False
 
     async def begin(self, headers: list[tuple[bytes, bytes]]) -> None:
@@ -265,4 +287,6 @@ class _Exchange:
         headers: list[tuple[bytes, bytes]] = []
         if self.admission is not None:
             headers = encoded(quota_headers(self.admission.tier, self.admission.quota))
+        elif self.peek is not None and "quota" not in refusal.details:
+            headers = encoded(quota_headers(*await self.peek()))
         await send_refusal(self.send, refusal, self.request_id, headers)

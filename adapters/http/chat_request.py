@@ -96,10 +96,14 @@ def _check_message(where: str, message: Any) -> None:
         _range(f"{where}.role", "one of " + ", ".join(sorted(ROLES)))
     if content is None and role in SPEAKERS:
         _missing(f"{where}.content")
-    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+    if isinstance(content, list) and all(map(_is_part, content)):
         return
     if content is not None and not isinstance(content, str):
         _wrong(f"{where}.content", "a string or an array of objects")
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("type", ""), str)
 
 
 def _missing(param: str) -> NoReturn:

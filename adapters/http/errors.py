@@ -66,7 +66,7 @@ def envelope(refusal: Refusal, request_id: str) -> dict[str, Any]:
             "code": refusal.code.value,
             "param": refusal.param,
             "retryable": refusal.retryable,
-            "charged": False,
+            "charged": refusal.charged,
             "request_id": request_id,
             **shown,
         }

@@ -103,18 +103,33 @@ class MemoryLimiter:
         elif used + tokens > tier.tokens_per_minute:
             limited = "tokens"
         if limited is not None:
-            excess = used + tokens - tier.tokens_per_minute if limited == "tokens" else 1
-            retry = _retry_after(live, limited, model, excess, now)
+            excess = {
+                "requests": requests + 1 - tier.requests_per_minute,
+                "model_requests": of_model + 1 - tier.model_requests_per_minute,
+                "tokens": used + tokens - tier.tokens_per_minute,
+            }
+            retry = max(
+                _retry_after(live, limit, model, over, now)
+                for limit, over in excess.items()
+                if over > 0
+            )
             return Quota(limited, requests, of_model, used, retry, _reset(live, now))
         live.append(_Counted(now, model, tokens, 1))
-        return Quota(None, requests + 1, of_model + 1, used + tokens, 0.0, _reset(live, now))
+        return Quota(
+            None,
+            requests + 1,
+            of_model + 1,
+            used + tokens,
+            0.0,
+            _reset(live, now),
+            counted_at=int(now * 1000),
+        )
 
-    def give_back(self, account_id: str, tokens: int) -> None:
-        """Return tokens at once, at most what is used."""
-        live = self._live(account_id, self._now())
-        back = min(tokens, sum(one.tokens for one in live))
-        if back > 0:
-            live.append(_Counted(self._now(), "", -back, 0))
+    def correct(self, account_id: str, quota: Quota, tokens: int) -> None:
+        """Correct at once, as of the time of the request."""
+        if tokens and quota.counted_at:
+            at = quota.counted_at / 1000
+            self._live(account_id, self._now()).append(_Counted(at, "", tokens, 0))
 
     async def peek(self, account_id: str) -> Quota:
         """What is used now."""
@@ -134,7 +149,7 @@ def _reset(live: list[_Counted], now: float) -> float:
 
 
 def _retry_after(live: list[_Counted], limited: str, model: str, excess: int, now: float) -> float:
-    for one in live:
+    for one in sorted(live, key=lambda one: one.at):
         if limited == "tokens":
             excess -= one.tokens
         elif limited == "requests" or one.model == model:

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from adapters.postgres.units import UNREACHABLE, PostgresUnits
+from adapters.postgres.units import UNREACHABLE, PostgresUnits, connect
 from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution, check_amount
 from kyma.money import Usd
 from kyma.ports.storage import Held, Resolved, StorageUnavailable
@@ -32,6 +32,10 @@ MAX_QUEUE = 20_000
 
 APPLY_S = 6.0
 REPLAY_S = 55.0
+
+AWAY = (StorageUnavailable, *UNREACHABLE)
+BLOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
+"""Perhaps one account's row is locked by somebody else: the others need not suffer for it."""
 
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -77,9 +81,12 @@ class Batcher:
                 batch = self._next_batch()
                 try:
                     rows = await self._apply(batch)
-                except UNREACHABLE as error:
+                except AWAY as error:
                     await self._drop_connection()
-                    _fail(batch, StorageUnavailable(f"{type(error).__name__}: {error}"))
+                    if isinstance(error, BLOCKED) and len(batch) > 1:
+                        await self._one_by_one(batch)
+                    else:
+                        _fail(batch, StorageUnavailable(f"{type(error).__name__}: {error}"))
                 except Exception as error:  # noqa: BLE001 - every waiter must get an answer
                     await self._drop_connection()
                     if len(batch) == 1:
@@ -87,16 +94,16 @@ class Batcher:
                     else:
                         await self._one_by_one(batch)
                 else:
-                    _answer(batch, rows)
+                    self._answer(batch, rows)
         finally:
             self._writer = None
 
     async def _one_by_one(self, batch: Sequence[_Operation]) -> None:
-        """After a batch broke a constraint: find the operation to blame, spare the others."""
+        """After a batch was refused or blocked: find the one to blame, spare the others."""
         for operation in batch:
             try:
-                _answer([operation], await self._apply([operation]))
-            except UNREACHABLE as error:
+                self._answer([operation], await self._apply([operation]))
+            except AWAY as error:
                 await self._drop_connection()
                 _fail([operation], StorageUnavailable(f"{type(error).__name__}: {error}"))
             except Exception as error:  # noqa: BLE001 - raised again to the waiter
@@ -120,7 +127,7 @@ class Batcher:
 
     async def _apply(self, batch: Sequence[_Operation]) -> Sequence[asyncpg.Record]:
         if self._driver is None:
-            self._connection = await self._engine.connect()
+            self._connection = await connect(self._engine)
             raw = await self._connection.get_raw_connection()
             self._driver = raw.driver_connection
         records = [operation.record for operation in batch if operation.record is not None]
@@ -136,6 +143,20 @@ class Batcher:
             timeout=APPLY_S,
         )
         return rows
+
+    def _answer(self, batch: Sequence[_Operation], rows: Sequence[asyncpg.Record]) -> None:
+        for row in rows:
+            operation = batch[row["ord"] - 1]
+            if not operation.done.done():
+                operation.done.set_result(row)
+            elif operation.kind is Kind.HOLD and row["outcome"] == Outcome.DONE:
+                self._return(operation)
+
+    def _return(self, hold: _Operation) -> None:
+        """Whoever wanted this hold is gone: nobody is left to end it."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._waiting.append(_Operation(Kind.REFUND, hold.hold_id, None, 0, 0, 0, None, done))
 
     async def _drop_connection(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None
@@ -156,13 +177,6 @@ def _fail(batch: Sequence[_Operation], error: Exception) -> None:
     for operation in batch:
         if not operation.done.done():
             operation.done.set_exception(error)
-
-
-def _answer(batch: Sequence[_Operation], rows: Sequence[asyncpg.Record]) -> None:
-    for row in rows:
-        operation = batch[row["ord"] - 1]
-        if not operation.done.done():
-            operation.done.set_result(row)
 
 
 class PostgresLedger:

@@ -61,6 +61,25 @@ def make_engine(url: str, pool: int) -> AsyncEngine:
     )
 
 
+async def connect(engine: AsyncEngine) -> AsyncConnection:
+    """A connection of the pool; whatever keeps it from being had, the database is away."""
+    try:
+        return await engine.connect()
+    except (DBAPIError, *UNREACHABLE) as error:
+        raise StorageUnavailable(f"cannot connect: {error}") from error
+
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection with a transaction begun, given back in the end."""
+    connection = await connect(engine)
+    try:
+        async with connection.begin():
+            yield connection
+    finally:
+        await asyncio.shield(connection.close())
+
+
 class PostgresUnits:
     """Where transactions begin and end."""
 
@@ -71,7 +90,7 @@ class PostgresUnits:
     async def unit(self, timeout_s: float = UNIT_S) -> AsyncIterator[AsyncConnection]:
         """One short transaction: committed on leaving, rolled back by an exception."""
         try:
-            async with asyncio.timeout(timeout_s), self._engine.begin() as connection:
+            async with asyncio.timeout(timeout_s), connected(self._engine) as connection:
                 if timeout_s > UNIT_S:
                     await connection.execute(
                         text(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}")

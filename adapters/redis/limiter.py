@@ -45,7 +45,7 @@ class RedisLimiter:
         self._waiting: list[_Take] = []
         self._writer: asyncio.Task[None] | None = None
         self._sha: str | None = None
-        self._back: dict[str, int] = {}
+        self._corrections: dict[str, list[str]] = {}
         self._returning: asyncio.TimerHandle | None = None
         self._paused_until = 0.0
         self._serial = 0
@@ -61,18 +61,18 @@ class RedisLimiter:
         """What is used now."""
         return await self._ask(account_id, "", 0, TIERS[0], count=False)
 
-    def give_back(self, account_id: str, tokens: int) -> None:
-        """Return tokens with the account's next script, or within a second."""
-        if tokens <= 0:
+    def correct(self, account_id: str, quota: Quota, tokens: int) -> None:
+        """Send the correction with the account's next script, or within half a second."""
+        if not tokens or not quota.counted_at:
             return
-        self._back[account_id] = self._back.get(account_id, 0) + tokens
+        self._corrections.setdefault(account_id, []).append(f"{quota.counted_at}:{tokens}")
         if self._returning is None:
             loop = asyncio.get_running_loop()
             self._returning = loop.call_later(0.5, self._return_rest)
 
     def _return_rest(self) -> None:
         self._returning = None
-        for account_id in list(self._back):
+        for account_id in list(self._corrections):
             self._queue(account_id, "", 0, TIERS[0], count=False)
 
     async def _ask(
@@ -92,7 +92,7 @@ class RedisLimiter:
             account_id,
             f"{self._me}{self._serial:x}|{name}|{tokens}|{tier.requests_per_minute}"
             f"|{tier.model_requests_per_minute}|{tier.tokens_per_minute}"
-            f"|{self._back.pop(account_id, 0)}|{int(count)}",
+            f"|{','.join(self._corrections.pop(account_id, ()))}|{int(count)}",
             loop.create_future(),
         )
         self._waiting.append(take)
@@ -180,7 +180,7 @@ def _set(take: _Take, quota: Quota) -> None:
 
 
 def _quota(answer: Any) -> Quota:
-    limited, requests, of_model, tokens, retry_ms, reset_ms = answer
+    limited, requests, of_model, tokens, retry_ms, reset_ms, counted_at = answer
     return Quota(
         (limited.decode() if isinstance(limited, bytes) else limited) or None,
         int(requests),
@@ -188,4 +188,5 @@ def _quota(answer: Any) -> Quota:
         max(0, int(tokens)),
         int(retry_ms) / 1000,
         int(reset_ms) / 1000,
+        counted_at=int(counted_at),
     )

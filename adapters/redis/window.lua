@@ -1,15 +1,17 @@
 -- Sliding 60 s windows of one account: requests, requests per model, tokens.
 -- KEYS[1] sorted set of members "id|model|tokens|requests" by time, KEYS[2] hash of running sums.
--- ARGV[1]: "id|model|tokens|rpm|model rpm|tpm|tokens given back|1 to count or 0 to peek":
+-- ARGV[1]: "id|model|tokens|rpm|model rpm|tpm|corrections|1 to count or 0 to peek":
 -- one argument, because packing eight costs the caller more than splitting one costs here.
--- Returns limited_by, requests, model requests, tokens, retry_after_ms, reset_ms. Time is Redis's.
+-- A correction is "ms:tokens": it counts from, and leaves the window with, the request of that ms.
+-- Returns limited_by, requests, model requests, tokens, retry_after_ms, reset_ms, counted_at_ms
+-- (0 if nothing was counted). Time is Redis's.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local window = 60000
-local id, model, tokens, rpm, model_rpm, tpm, back, count = string.match(
-    ARGV[1], '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d)$')
+local id, model, tokens, rpm, model_rpm, tpm, corrections, count = string.match(
+    ARGV[1], '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(%d)$')
 tokens, rpm, model_rpm = tonumber(tokens), tonumber(rpm), tonumber(model_rpm)
-tpm, back, count = tonumber(tpm), tonumber(back), count == '1'
+tpm, count = tonumber(tpm), count == '1'
 
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - window)
 if #old > 0 then
@@ -29,18 +31,19 @@ end
 local sums = redis.call('HMGET', KEYS[2], 'r', 'm:' .. model, 't')
 local requests, of_model = tonumber(sums[1] or 0), tonumber(sums[2] or 0)
 local used = tonumber(sums[3] or 0)
-if back > 0 then
-    back = math.min(back, math.max(used, 0))
-    if back > 0 then
-        redis.call('ZADD', KEYS[1], now, id .. 'b||' .. string.format('%d', -back) .. '|0')
-        used = redis.call('HINCRBY', KEYS[2], 't', -back)
+local turn = 0
+for at, more in string.gmatch(corrections, '(%d+):(-?%d+)') do
+    turn = turn + 1
+    if tonumber(at) > now - window then
+        redis.call('ZADD', KEYS[1], at, id .. 'c' .. turn .. '||' .. more .. '|0')
+        used = redis.call('HINCRBY', KEYS[2], 't', more)
     end
 end
 
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local reset = first[2] and math.max(0, tonumber(first[2]) + window - now) or 0
 if not count then
-    return {'', requests, of_model, used, 0, reset}
+    return {'', requests, of_model, used, 0, reset, 0}
 end
 
 local limited = ''
@@ -55,21 +58,31 @@ if limited == '' then
     redis.call('HINCRBY', KEYS[2], 't', tokens)
     redis.call('PEXPIRE', KEYS[1], window + 1000)
     redis.call('PEXPIRE', KEYS[2], window + 1000)
-    return {'', requests + 1, of_model + 1, used + tokens, 0, math.max(reset, 1)}
+    return {'', requests + 1, of_model + 1, used + tokens, 0, math.max(reset, 1), now}
 end
 
--- Walk from the oldest until enough has left the window: that is when to come back.
-local excess = limited == 'tokens' and used + tokens - tpm or 1
-local retry = window
-for _, pair in ipairs({redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')}) do
-    for i = 1, #pair, 2 do
-        local m, n, r = string.match(pair[i], '^[^|]*|([^|]*)|(-?%d+)|(%d)$')
-        if limited == 'tokens' then excess = excess - tonumber(n)
-        elseif r == '1' and (limited == 'requests' or m == model) then excess = excess - 1 end
-        if excess <= 0 then
-            retry = tonumber(pair[i + 1]) + window - now
-            break
+-- For each limit that is exceeded walk from the oldest until enough has left the window: the
+-- latest of these moments is when to come back.
+local over = {
+    requests = requests + 1 - rpm,
+    model_requests = of_model + 1 - model_rpm,
+    tokens = used + tokens - tpm,
+}
+local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local retry = 1
+for limit, excess in pairs(over) do
+    if excess > 0 then
+        local wait = window
+        for i = 1, #members, 2 do
+            local m, n, r = string.match(members[i], '^[^|]*|([^|]*)|(-?%d+)|(%d)$')
+            if limit == 'tokens' then excess = excess - tonumber(n)
+            elseif r == '1' and (limit == 'requests' or m == model) then excess = excess - 1 end
+            if excess <= 0 then
+                wait = tonumber(members[i + 1]) + window - now
+                break
+            end
         end
+        retry = math.max(retry, wait)
     end
 end
-return {limited, requests, of_model, used, math.max(1, retry), math.max(reset, 1)}
+return {limited, requests, of_model, used, retry, math.max(reset, 1), 0}

@@ -68,13 +68,19 @@ class ProviderChat:
 
     def _body(self, call: ChatCall, route: Route) -> bytes:
         provider = self._endpoints[route.provider].provider
-        return openai.request(
-            call,
-            route.upstream_model,
-            max_tokens_field=provider.max_tokens_field,
-            drops=provider.drops,
-            stream_usage=provider.stream_usage,
-        )
+        try:
+            return openai.request(
+                call,
+                route.upstream_model,
+                max_tokens_field=provider.max_tokens_field,
+                drops=provider.drops,
+                stream_usage=provider.stream_usage,
+            )
+        except TypeError as error:
+            # Read as JSON, but not writable again: nesting beyond 254, integers beyond 64 bits.
+            raise UpstreamError(
+                Fault.BAD_REQUEST, f"The request cannot be passed on: {error}."
+            ) from error
 
 
 class _Chunks:
@@ -86,17 +92,19 @@ class _Chunks:
     def __init__(self, stream: Stream, decoder: openai.StreamDecoder) -> None:
         self._stream = stream
         self._decoder = decoder
+        self._has_text = False
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
 
     async def __anext__(self) -> Chunk:
         while not self._decoder.said_done:
-            data = await self._stream.read()
+            data = await self._stream.read(first=not self._has_text)
             if not data:
                 break
             chunk = self._decoder.feed(data)
             if chunk is not None:
+                self._has_text = self._has_text or chunk.output_bytes > 0 or chunk.finished
                 return chunk
         if not self._decoder.complete:
             raise UpstreamError(Fault.BROKEN, "the stream ended before the answer was complete")

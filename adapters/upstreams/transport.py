@@ -16,7 +16,6 @@ import aiohttp
 from kyma.calls import Fault, UpstreamError
 
 ERROR_BODY_LIMIT = 64 * 1024
-ANSWER_LIMIT = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,9 @@ class Transport:
 class Stream:
     """A response whose body is read as it comes.
 
-    One timer for the whole stream looks when the last bytes came: aiohttp's own timeouts cost
-    a timer and a context manager for every chunk.
+    One timer for the whole stream looks how long a read has been waiting: aiohttp's own
+    timeouts cost a timer and a context manager for every chunk. Time in which nobody reads,
+    because the client is slow, is not the upstream's.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Stream:
         self._chunk_s = chunk_s
         self._end_by = end_by
         self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
+        self._waiting_since: float | None = None
         self._late = False
         self._watch: asyncio.TimerHandle | None = None
         self.status = response.status
@@ -126,29 +126,34 @@ class Stream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise classified(error) from error
 
-    async def read(self) -> bytes:
+    async def read(self, *, first: bool = False) -> bytes:
         """The next bytes, none at the end; raises `UpstreamError` if it broke or stalled.
 
+        `first` reads are bounded by the time of the first text, whatever else comes before it.
         Not a generator: whoever was cancelled while it waited may call it again.
         """
+        self._waiting_since = self._loop.time()
         try:
-            if self._watch is None:
+            if first:
                 async with asyncio.timeout_at(self._first_by):
-                    data = await self._response.content.readany()
+                    return await self._response.content.readany()
+            if self._watch is None:
                 self._look()
-            else:
-                data = await self._response.content.readany()
+            return await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if self._late:
                 raise UpstreamError(Fault.TIMEOUT, "the stream stalled") from error
             raise classified(error) from error
-        self._last = self._loop.time()
-        return data
+        finally:
+            self._waiting_since = None
 
     def _look(self) -> None:
-        """Break the connection if nothing came for too long, else look again when it may be."""
+        """Break the connection if a read has waited too long, else look again when it may have."""
         now = self._loop.time()
-        due = min(self._last + self._chunk_s, self._end_by)
+        if self._waiting_since is None:
+            self._watch = self._loop.call_at(now + self._chunk_s, self._look)
+            return
+        due = min(self._waiting_since + self._chunk_s, self._end_by)
         if now < due:
             self._watch = self._loop.call_at(due, self._look)
             return

@@ -152,6 +152,10 @@ class Access:
         standing = principal.standing
         return tier_of(standing.lifetime_deposits, standing.override, self._clock.now())
 
+    async def quota(self, principal: Principal) -> tuple[Tier, Quota]:
+        """The tier and what is used of its limits, without counting."""
+        return self.tier(principal), await self._limiter.peek(principal.account_id)
+
     async def admit(self, principal: Principal, model: str, size: Size) -> Admission:
         """Count the request against the customer's limits, or refuse it."""
         tier = self.tier(principal)

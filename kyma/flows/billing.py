@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from kyma.calls import Size
 from kyma.catalog.model import Model
@@ -19,6 +19,8 @@ from kyma.money import ZERO, Usd, decimal_text, number
 from kyma.ports.storage import Held, Ledger, Resolved, StorageUnavailable
 from kyma.pricing import max_output_for
 from kyma.usage import UsageRecord
+
+T = TypeVar("T")
 
 RETRY_PAUSES_S = (0.05, 0.25, 1.0, 2.0)
 """A resolution is tried again this long after a failure; afterwards the sweep has it."""
@@ -31,7 +33,7 @@ class Billing:
         """`hold_ttl_s` must exceed the longest request, or the sweep takes live holds."""
         self._ledger = ledger
         self._hold_ttl_s = hold_ttl_s
-        self._ending: set[asyncio.Task[Resolved]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def hold(self, id: str, account_id: str, model: Model, size: Size) -> Hold:
         """Reserve the worst case, or refuse with what would fit."""
@@ -55,14 +57,14 @@ class Billing:
     async def _end(self, how: Resolution, record: UsageRecord | None) -> Resolved:
         return await self.detached(self._insist(how, record))
 
-    async def detached(self, work: Coroutine[Any, Any, Resolved]) -> Resolved:
+    async def detached(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end even if whoever waits for it is cancelled."""
         task = asyncio.get_running_loop().create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
-    def _ended(self, task: asyncio.Task[Resolved]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._ending.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved: the waiter, if there still is one, has raised it

@@ -17,7 +17,7 @@ from typing import TypeVar
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
 from kyma.catalog.model import Catalogue, Model
 from kyma.errors import Code, Refusal
-from kyma.flows.access import Admission, unavailable
+from kyma.flows.access import Admission
 from kyma.flows.billing import Billing
 from kyma.ledger import Hold, Outcome
 from kyma.money import ZERO, Usd
@@ -186,7 +186,7 @@ class Chat:
             try:
                 yield live
             finally:
-                await live.leave()
+                await self._billing.detached(live.leave())
 
     async def _hold(self, ticket: Ticket) -> Hold:
         try:
@@ -194,7 +194,7 @@ class Chat:
                 ticket.id, ticket.admission.principal.account_id, ticket.model, ticket.call.size
             )
         except BaseException:
-            self._give_back(ticket, NOTHING)
+            self._correct_limits(ticket, NOTHING)
             raise
 
     async def _first_to_answer(
@@ -317,14 +317,20 @@ class Chat:
         self, ticket: Ticket, hold: Hold, route: Route, usage: Usage, outcome: str
     ) -> Receipt:
         """Charge what was used, at most the hold, and write the record with it."""
-        self._give_back(ticket, usage)
+        self._correct_limits(ticket, usage)
         price = self._price(ticket.model, route, usage)
         bill, cost = price.bill(usage), route.cost.bill(usage)
         record = self._record(ticket, route, usage, outcome, price.cache_discount(usage), cost)
         try:
             resolved = await self._billing.settle(hold, bill, cost, record)
         except StorageUnavailable as error:
-            raise unavailable() from error
+            raise Refusal(
+                Code.STORAGE_UNAVAILABLE,
+                "The answer was made, but its charge could not be recorded. If it was, it is at "
+                "most the hold and GET /v1/credits/balance shows it; if not, the hold returns.",
+                retry_after_s=2,
+                charged=None,
+            ) from error
         if resolved.outcome not in {Outcome.DONE, Outcome.ALREADY_SETTLED}:
             # The sweep was faster: the customer has the credit back, the work is our loss.
             return Receipt(usage, ZERO, record.cache_discount)
@@ -345,6 +351,10 @@ class Chat:
         ticket.attempts[-1] = replace(ticket.attempts[-1], outcome=error.fault.value)
         await self._refund(ticket, hold, "stream_interrupted", route, usage)
 
+    async def cut(self, ticket: Ticket, hold: Hold, route: Route) -> None:
+        """A stream was cut by us: the customer pays nothing, the route is not to blame."""
+        await self._refund(ticket, hold, "cut_by_gateway", route)
+
     async def _refund(
         self,
         ticket: Ticket,
@@ -354,7 +364,7 @@ class Chat:
         usage: Usage = NOTHING,
     ) -> None:
         """Return the hold. What a provider bills us for a broken answer is our cost."""
-        self._give_back(ticket, usage)
+        self._correct_limits(ticket, usage)
         cost = route.cost.bill(usage) if route else ZERO
         record = self._record(ticket, route, usage, outcome, ZERO, cost)
         try:
@@ -363,11 +373,12 @@ class Chat:
             # Nothing more can be done here: the hold expires and the sweep returns it.
             return
 
-    def _give_back(self, ticket: Ticket, usage: Usage) -> None:
+    def _correct_limits(self, ticket: Ticket, usage: Usage) -> None:
         size = ticket.call.size
         reserved = size.likely_input + size.max_output
         used = usage.prompt_tokens + usage.completion_tokens
-        self._limiter.give_back(ticket.admission.principal.account_id, reserved - used)
+        admission = ticket.admission
+        self._limiter.correct(admission.principal.account_id, admission.quota, used - reserved)
 
     def _record(
         self,
@@ -477,8 +488,14 @@ class LiveAnswer:
         )
 
     async def leave(self) -> None:
-        """Resolve a stream that its reader left: let it end within a cap, else bill what came."""
+        """Resolve a stream that its reader left: let it end within a cap, else bill what came.
+
+        A stream that we cut ourselves, because this process stops, is not billed.
+        """
         if self._resolved:
+            return
+        if not self.ticket.gone():
+            await self._chat.cut(self.ticket, self._hold, self.route)
             return
         try:
             async with asyncio.timeout(DRAIN_S):

@@ -65,7 +65,8 @@ class Quota:
     """Answer of the limiter: whether the request may pass, and what is left for headers.
 
     `limited_by` is None when it passes, else `requests`, `model_requests` or `tokens`.
-    `unlimited` marks an answer given while the counters could not be reached.
+    `unlimited` marks an answer given while the counters could not be reached. `counted_at` is
+    when a request was counted, by the counters' own clock in ms; 0 if it was not.
     """
 
     limited_by: str | None
@@ -75,6 +76,7 @@ class Quota:
     retry_after_s: float = 0.0
     requests_reset_s: float = 0.0
     unlimited: bool = False
+    counted_at: int = 0
 
 
 class Limiter(Protocol):
@@ -84,8 +86,12 @@ class Limiter(Protocol):
         """Count one request of `tokens` if the tier allows it; counts nothing if not."""
         ...
 
-    def give_back(self, account_id: str, tokens: int) -> None:
-        """Return tokens that a request reserved and did not use; takes effect within a second."""
+    def correct(self, account_id: str, quota: Quota, tokens: int) -> None:
+        """Add `tokens` (below zero: return them) to the request that got `quota`.
+
+        The correction leaves the window together with what it corrects. Takes effect with the
+        account's next request, at the latest within a second.
+        """
         ...
 
     async def peek(self, account_id: str) -> Quota:

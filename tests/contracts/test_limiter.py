@@ -32,6 +32,14 @@ class Counters:
     limiter: Limiter
     pass_time: Callable[[str, float], Awaitable[None]]
     settle: Callable[[], Awaitable[None]]
+    answers_age: bool = False
+    """Whether the clock stands still, so that an answer in hand must be made older too."""
+
+    def aged(self, quota: Quota, seconds: float) -> Quota:
+        """An answer as it would be, had that much time passed since."""
+        if not self.answers_age:
+            return quota
+        return replace(quota, counted_at=quota.counted_at - int(seconds * 1000))
 
 
 async def _nothing() -> None: ...
@@ -62,7 +70,7 @@ async def redis_counters(redis: Redis) -> AsyncIterator[Counters]:
     async def pass_time(account: str, seconds: float) -> None:
         await age(redis, account, seconds)
 
-    yield Counters(limiter, pass_time, lambda: asyncio.sleep(0))
+    yield Counters(limiter, pass_time, lambda: asyncio.sleep(0), answers_age=True)
     await limiter.close()
 
 
@@ -206,36 +214,47 @@ async def test_the_wait_for_a_model_is_that_of_its_own_oldest_request(counters: 
 
 async def test_tokens_that_were_not_used_are_given_back(counters: Counters) -> None:
     account, limiter = new_id(), counters.limiter
-    await limiter.take(account, "m", 900, TIER)
-    limiter.give_back(account, 850)
+    taken = await limiter.take(account, "m", 900, TIER)
+    limiter.correct(account, taken, -850)
     await counters.settle()
     quota = await limiter.take(account, "m", 900, TIER)
     assert figures(quota) == (None, 2, 2, 950)
 
 
-async def test_never_more_is_given_back_than_is_used(counters: Counters) -> None:
+async def test_a_request_that_used_more_than_it_reserved_counts_with_all_of_it(
+    counters: Counters,
+) -> None:
     account, limiter = new_id(), counters.limiter
-    await limiter.take(account, "m", 100, TIER)
-    limiter.give_back(account, 5_000)
-    assert (await limiter.peek(account)).tokens_used == 0
-    assert (await limiter.take(account, "m", 1_001, TIER)).limited_by == "tokens"
-    assert (await limiter.take(account, "m", 1_000, TIER)).tokens_used == 1_000
+    taken = await limiter.take(account, "m", 100, TIER)
+    limiter.correct(account, taken, 850)
+    assert (await limiter.peek(account)).tokens_used == 950
+    assert (await limiter.take(account, "m", 100, TIER)).limited_by == "tokens"
 
 
-@pytest.mark.parametrize("tokens", [0, -1, -500])
-async def test_giving_back_nothing_or_less_changes_nothing(counters: Counters, tokens: int) -> None:
+async def test_a_request_that_was_not_counted_is_not_corrected(counters: Counters) -> None:
     account, limiter = new_id(), counters.limiter
-    await limiter.take(account, "m", 100, TIER)
-    limiter.give_back(account, tokens)
+    taken = await limiter.take(account, "m", 100, TIER)
+    limiter.correct(account, Quota(None, 0, 0, 0, unlimited=True), -50)
+    limiter.correct(account, taken, 0)
     assert (await limiter.peek(account)).tokens_used == 100
+
+
+async def test_what_is_given_back_late_buys_no_second_window(counters: Counters) -> None:
+    """A slow answer returns its tokens; they must not outlive the request that reserved them."""
+    account, limiter = new_id(), counters.limiter
+    taken = await limiter.take(account, "m", 900, TIER)
+    await counters.pass_time(account, 61)
+    limiter.correct(account, counters.aged(taken, 61), -900)
+    assert (await limiter.take(account, "m", 1_000, TIER)).tokens_used == 1_000
+    assert (await limiter.take(account, "m", 1, TIER)).limited_by == "tokens"
 
 
 async def test_what_was_given_back_leaves_the_window_with_what_was_taken(
     counters: Counters,
 ) -> None:
     account, limiter = new_id(), counters.limiter
-    await limiter.take(account, "m", 900, TIER)
-    limiter.give_back(account, 400)
+    taken = await limiter.take(account, "m", 900, TIER)
+    limiter.correct(account, taken, -400)
     assert (await limiter.peek(account)).tokens_used == 500
     await counters.pass_time(account, 61)
     assert figures(await limiter.take(account, "m", 10, TIER)) == (None, 1, 1, 10)
@@ -263,7 +282,8 @@ async def test_two_processes_share_the_windows(redis_url: str) -> None:
         *(limiter.take(account, "m", 1, WIDE) for limiter in (one, other) for _ in range(10))
     )
     assert [quota.limited_by for quota in taken].count(None) == WIDE.requests_per_minute
-    one.give_back(account, 3)
+    counted = next(quota for quota in taken if quota.counted_at)
+    one.correct(account, counted, -3)
     await one.close()
     assert (await other.peek(account)).tokens_used == 2
     await other.close()
@@ -274,8 +294,8 @@ async def test_two_processes_share_the_windows(redis_url: str) -> None:
 async def test_tokens_come_back_within_a_second_without_another_request(redis: Redis) -> None:
     limiter, other = RedisLimiter(redis, 5.0), RedisLimiter(redis, 5.0)
     account = new_id()
-    await limiter.take(account, "m", 900, TIER)
-    limiter.give_back(account, 850)
+    taken = await limiter.take(account, "m", 900, TIER)
+    limiter.correct(account, taken, -850)
     began = time.monotonic()
     while (await other.peek(account)).tokens_used != 50:
         assert time.monotonic() - began < 1.0

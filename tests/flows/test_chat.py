@@ -384,8 +384,11 @@ async def test_a_stream_that_breaks_after_text_ends_as_an_error_and_costs_nothin
 
 async def test_a_client_that_leaves_is_billed_what_the_upstream_tells_in_time() -> None:
     world = await a_world({"first": [Says(["a"] * 50, Usage(input=100, output=50))]})
-    async with world.chat.stream(await world.ticket(stream=True)) as live:
+    left: list[bool] = []
+    ticket = await world.ticket(stream=True, gone=lambda: bool(left))
+    async with world.chat.stream(ticket) as live:
         async for _ in live.payloads():
+            left.append(True)
             break
     assert live.receipt is not None
     assert live.receipt.usage == Usage(input=100, output=50)
@@ -396,9 +399,12 @@ async def test_a_client_that_leaves_is_billed_what_the_upstream_tells_in_time() 
 
 async def test_a_client_that_leaves_a_stalled_stream_is_billed_what_came() -> None:
     world = await a_world({"first": [Stalls(["12345678"])]})
-    async with world.chat.stream(await world.ticket(stream=True)) as live:
+    left: list[bool] = []
+    ticket = await world.ticket(stream=True, gone=lambda: bool(left))
+    async with world.chat.stream(ticket) as live:
         async for payloads in live.payloads():
             if any(said(payload) for payload in payloads):
+                left.append(True)
                 break
     assert live.receipt is not None
     assert live.receipt.usage.evidence is Evidence.AT_LEAST
@@ -409,10 +415,19 @@ async def test_a_client_that_leaves_a_stalled_stream_is_billed_what_came() -> No
 
 async def test_a_client_that_leaves_before_it_reads_is_settled_too() -> None:
     world = await a_world()
-    async with world.chat.stream(await world.ticket(stream=True)):
-        pass
+    left: list[bool] = []
+    async with world.chat.stream(await world.ticket(stream=True, gone=lambda: bool(left))):
+        left.append(True)
     assert world.store.records[0].outcome == "client_left"
     assert (await world.balance())[1] == 0
+
+
+async def test_a_stream_that_we_cut_ourselves_costs_nothing() -> None:
+    world = await a_world()
+    async with world.chat.stream(await world.ticket(stream=True)):
+        pass
+    assert world.store.records[0].outcome == "cut_by_gateway"
+    assert await world.balance() == (START, ZERO)
 
 
 @streamed
@@ -424,7 +439,7 @@ async def test_a_client_that_left_before_an_attempt_causes_none(stream: bool) ->
     await nothing_was_charged(world)
 
 
-async def test_an_error_in_the_reader_still_settles() -> None:
+async def test_an_error_in_the_reader_returns_the_hold() -> None:
     world = await a_world()
 
     async def reader() -> None:
@@ -434,8 +449,8 @@ async def test_an_error_in_the_reader_still_settles() -> None:
 
     with pytest.raises(ConnectionResetError):
         await reader()
-    assert (await world.balance())[1] == 0
-    assert world.store.records[0].outcome == "client_left"
+    assert await world.balance() == (START, ZERO)
+    assert world.store.records[0].outcome == "cut_by_gateway"
 
 
 # A ledger that fails

@@ -32,6 +32,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
+    index: Any = 0
     delta: _Delta | None = None
     finish_reason: Any = None
 
@@ -96,8 +97,6 @@ def _said(choice: Any) -> int:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or choice.get("finish_reason") is None:
         raise UpstreamError(Fault.BROKEN, "a choice without a message or a reason to end")
-    if choice.get("finish_reason") is None:
-        raise UpstreamError(Fault.BROKEN, "a choice that does not say why it ended")
     return _weight(
         message.get("content"),
         message.get("reasoning_content"),
@@ -265,19 +264,26 @@ class Renamer:
         return orjson.dumps(body)
 
 
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
 class StreamDecoder:
     """Server-sent events in, chunks out; knows when the upstream has said all."""
 
     def __init__(self, model: str, id: str, choices: int) -> None:
         self._renamer = Renamer(model, id)
-        self._unfinished = max(1, choices)
+        self._choices = max(1, choices)
+        self._seen: set[Any] = set()
+        self._finished: set[Any] = set()
         self._rest = b""
         self.said_done = False
 
     @property
     def complete(self) -> bool:
-        """Whether every choice has told why it ended."""
-        return self._unfinished <= 0
+        """Whether every choice has told why it ended (every one seen, where `n` is ignored)."""
+        return len(self._finished) >= self._choices or (
+            self.said_done and bool(self._finished) and self._finished >= self._seen
+        )
 
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no chunk."""
@@ -285,6 +291,8 @@ class StreamDecoder:
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise UpstreamError(Fault.BROKEN, "an event without an end")
         if not events:
             return None
         chunk = Chunk([], 0, False, None)
@@ -314,9 +322,10 @@ class StreamDecoder:
             delta = choice.delta
             if delta is not None:
                 chunk.output_bytes += _delta_weight(delta)
-            if choice.finish_reason is not None:
-                self._unfinished -= 1
-        chunk.finished = self._unfinished <= 0
+                self._seen.add(choice.index)
+            if choice.finish_reason:
+                self._finished.add(choice.index)
+        chunk.finished = len(self._finished) >= self._choices
         if told is not None or event.x_groq is not None:
             payload = _without_usage(payload)
         chunk.payloads.append(self._renamer.rename(payload, event))
