@@ -134,3 +134,9 @@ def test_the_output_is_what_was_asked_for_within_the_window_for_every_choice(
 
 def test_a_body_without_messages_is_measured_too() -> None:
     assert size_of({}, WINDOW).worst_input == 0
+
+
+def test_a_picture_with_a_text_beside_it_is_still_a_picture() -> None:
+    part = {"type": "image_url", "image_url": {"url": "https://x/y.png"}, "text": "abcd"}
+    size = size_of({"messages": [{"role": "user", "content": [part] * 50}]}, 10**9)
+    assert size.worst_input >= 50 * 2600 + 50 * 4

@@ -175,6 +175,13 @@ BODIES = {
                                "invalid_type", "stream_options"),
     "tools of an object": (chat(tools={"a": 1}), "invalid_type", "tools"),
     "response_format of text": (chat(response_format="json"), "invalid_type", "response_format"),
+    "300 levels of nesting": (_raw(f"[{USER}]", ', "x": ' + "[" * 300 + "]" * 300),
+                              "provider_rejected_request", None),
+    "an integer of 65 bits": (_raw(f"[{USER}]", f', "seed": {2**64}'),
+                              "provider_rejected_request", None),
+    "a part with a list as its type": (chat(messages=[{"role": "user",
+                                                       "content": [{"type": ["a"]}]}]),
+                                       "invalid_type", "messages[0].content"),
     "90,000 tokens in 30 choices": (chat(n=30, max_tokens=30_000, model="gemini-2.5-flash"),
                                     "max_single_request_exceeded", "max_tokens"),
 }  # fmt: skip

@@ -1,0 +1,79 @@
+"""The Postgres ledger when its callers leave and when its database refuses."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.postgres.accounts import PostgresAccounts
+from adapters.postgres.ledger import PostgresLedger
+from adapters.postgres.units import PostgresUnits, make_engine
+from kyma.ledger import Outcome
+from kyma.money import usd
+from kyma.ports.storage import StorageUnavailable
+from tests.builders import a_key, a_session, an_account, new_id
+
+
+async def an_account_with_credit(units: PostgresUnits) -> str:
+    account = an_account()
+    await PostgresAccounts(units).register(account, a_key(account), a_session(account), usd("0.5"))
+    return account.id
+
+
+async def test_a_hold_whose_caller_left_while_it_was_written_is_returned(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits, database_url: str
+) -> None:
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    account = await an_account_with_credit(postgres_units)
+    blocker = await asyncpg.connect(database_url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT 1 FROM balances WHERE account_id = $1 FOR UPDATE", account)
+    holding = asyncio.create_task(ledger.hold(new_id(), account, usd("0.4"), 600))
+    await asyncio.sleep(0.2)
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+    await transaction.rollback()
+    await blocker.close()
+    await ledger.close()
+    assert (await ledger.balance(account)).available == usd("0.5")
+    assert (await ledger.health()).open_holds == 0
+
+
+async def test_one_locked_account_does_not_fail_the_holds_of_others(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits, database_url: str
+) -> None:
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    locked = await an_account_with_credit(postgres_units)
+    free = await an_account_with_credit(postgres_units)
+    blocker = await asyncpg.connect(database_url)
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute("SELECT 1 FROM balances WHERE account_id = $1 FOR UPDATE", locked)
+    refused, held = await asyncio.gather(
+        ledger.hold(new_id(), locked, usd("0.1"), 60),
+        ledger.hold(new_id(), free, usd("0.1"), 60),
+        return_exceptions=True,
+    )
+    await transaction.rollback()
+    await blocker.close()
+    await ledger.close()
+    assert isinstance(refused, StorageUnavailable)
+    assert not isinstance(held, BaseException)
+    assert held.outcome is Outcome.DONE
+
+
+async def test_a_database_that_refuses_connections_is_unavailable(database_url: str) -> None:
+    engine = make_engine(database_url.rpartition("/")[0] + "/no_such_database", 2)
+    units = PostgresUnits(engine)
+    ledger = PostgresLedger(engine, units)
+    with pytest.raises(StorageUnavailable):
+        await ledger.hold(new_id(), new_id(), usd("0.1"), 60)
+    with pytest.raises(StorageUnavailable):
+        await ledger.balance(new_id())
+    await ledger.close()
+    await engine.dispose()

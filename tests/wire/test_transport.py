@@ -1,0 +1,135 @@
+"""The transport's clocks, against a real server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from adapters.upstreams.chat import ProviderChat
+from adapters.upstreams.providers import PROVIDERS, Endpoint
+from adapters.upstreams.transport import Timeouts, Transport
+from kyma.calls import ChatCall, Fault, Size, UpstreamError
+from kyma.ledger import Hold
+from kyma.money import ZERO
+from kyma.ports.upstreams import Deadline
+from kyma.pricing import per_token
+from kyma.routing import Route
+
+Writing = Callable[[web.StreamResponse], Coroutine[Any, Any, None]]
+TEXT = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+END = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+ROUTE = Route("local", "m", "m", per_token("0", "0"))
+CALL = ChatCall({"messages": []}, "m", True, False, Size(1, 1, 1, 1))
+
+
+@asynccontextmanager
+async def upstream(write: Writing) -> AsyncIterator[ProviderChat]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await write(response)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/chat/completions", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    transport = Transport(Timeouts(connect_s=1, first_byte_s=1.0, chunk_s=0.3, answer_s=5))
+    endpoint = Endpoint(PROVIDERS["local"], f"http://127.0.0.1:{port}", "")
+    yield ProviderChat(transport, {"local": endpoint})
+    await transport.close()
+    await runner.cleanup()
+
+
+async def read_all(chat: ProviderChat, pause_s: float = 0.0) -> int:
+    deadline = Deadline(asyncio.get_running_loop().time() + 5)
+    read = 0
+    async with chat.stream(CALL, ROUTE, Hold("0" * 32, "a", ZERO, ZERO), deadline) as chunks:
+        async for chunk in chunks:
+            read += len(chunk.payloads)
+            await asyncio.sleep(pause_s)
+    return read
+
+
+async def test_a_first_text_may_come_later_than_two_chunks_may_lie_apart() -> None:
+    async def late(response: web.StreamResponse) -> None:
+        await asyncio.sleep(0.6)
+        await response.write(TEXT + END + DONE)
+
+    async with upstream(late) as chat:
+        assert await read_all(chat) == 2
+
+
+async def test_comments_do_not_put_off_the_limit_of_the_first_text() -> None:
+    async def trickle(response: web.StreamResponse) -> None:
+        for _ in range(60):
+            await response.write(b": still thinking\n\n")
+            await asyncio.sleep(0.05)
+        await response.write(TEXT + END + DONE)
+
+    async with upstream(trickle) as chat:
+        began = time.monotonic()
+        with pytest.raises(UpstreamError) as raised:
+            await read_all(chat)
+        assert raised.value.fault is Fault.TIMEOUT
+        assert time.monotonic() - began < 2.5
+
+
+async def test_a_reader_that_pauses_is_no_stall_of_the_upstream() -> None:
+    async def steady(response: web.StreamResponse) -> None:
+        for _ in range(4):
+            await response.write(TEXT)
+            await asyncio.sleep(0.05)
+        await response.write(END + DONE)
+
+    async with upstream(steady) as chat:
+        assert await read_all(chat, pause_s=0.5) == 5
+
+
+async def test_an_upstream_that_falls_silent_is_a_timeout() -> None:
+    async def silent(response: web.StreamResponse) -> None:
+        await response.write(TEXT)
+        await asyncio.sleep(1.5)
+        await response.write(END + DONE)
+
+    async with upstream(silent) as chat:
+        with pytest.raises(UpstreamError) as raised:
+            await read_all(chat)
+        assert raised.value.fault is Fault.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("ends", "complete"),
+    [
+        ([0, 1], True),
+        ([0, 0], False),
+        ([0], False),
+    ],
+)
+async def test_each_of_two_choices_must_say_why_it_ended(ends: list[int], complete: bool) -> None:
+    async def write(response: web.StreamResponse) -> None:
+        for index in (0, 1):
+            await response.write(TEXT.replace(b'"index":0', b'"index":%d' % index))
+        for index in ends:
+            await response.write(END.replace(b'"index":0', b'"index":%d' % index))
+        await response.write(DONE)
+
+    call = ChatCall({"messages": [], "n": 2}, "m", True, False, Size(1, 1, 1, 2))
+    deadline = Deadline(asyncio.get_running_loop().time() + 5)
+    hold = Hold("0" * 32, "a", ZERO, ZERO)
+    async with upstream(write) as chat, chat.stream(call, ROUTE, hold, deadline) as chunks:
+        if complete:
+            assert [chunk async for chunk in chunks]
+        else:
+            with pytest.raises(UpstreamError, match="before the answer was complete"):
+                [chunk async for chunk in chunks]
