@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.http.errors import envelope
 from adapters.memory.storage import MemoryLedger
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault
 from kyma.errors import Code, Refusal
@@ -508,6 +509,7 @@ async def test_without_a_database_nothing_is_asked_of_a_provider(stream: bool) -
     world = await a_world(ledger_of=lambda ledger: FailingLedger(ledger, "hold", 1))
     refusal = await refused(world, stream)
     assert refusal.code is Code.STORAGE_UNAVAILABLE
+    assert refusal.charged is False
     assert not world.upstream.asked
     await nothing_was_charged(world)
 
@@ -541,6 +543,9 @@ async def test_a_settle_that_never_comes_through_charges_nothing() -> None:
     with pytest.raises(Refusal) as caught:
         await world.chat.answer(ticket)
     assert caught.value.code is Code.STORAGE_UNAVAILABLE
+    assert caught.value.charged is None, "whether it was charged is not known here"
+    assert "Nothing was charged" not in caught.value.message
+    assert envelope(caught.value, "id")["error"]["charged"] is None
     assert (await world.balance())[1] > 0
     assert (await world.swept()).open_holds == 0
     assert await world.balance() == (START, ZERO)
