@@ -15,6 +15,14 @@ from kyma.usage import Usage
 DEFAULT_MAX_TOKENS = 4096
 
 
+class Dialect(StrEnum):
+    """The language a call and its answer are in: its caller's, whoever serves it."""
+
+    CHAT = "chat"
+    MESSAGES = "messages"
+    COMPLETIONS = "completions"
+
+
 class Fault(StrEnum):
     """Why an upstream call failed; decides whether another route is tried."""
 
@@ -60,18 +68,26 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat request as the caller meant it; `body` is the parsed JSON object."""
+    """A request for text as the caller meant it; `body` is the JSON object in its dialect.
+
+    `conversation` is the same for all turns of one conversation, "" where none is known.
+    """
 
     body: Mapping[str, Any]
     model: str
     stream: bool
     wants_usage: bool
     size: Size
+    dialect: Dialect = Dialect.CHAT
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """A whole answer: an OpenAI `chat.completion` object, and its usage where it came."""
+    """A whole answer: an object of the caller's dialect without usage, which is beside it.
+
+    For CHAT a `chat.completion`, for MESSAGES a `message`, for COMPLETIONS a `text_completion`.
+    """
 
     body: dict[str, Any]
     usage: Usage | None
@@ -80,17 +96,21 @@ class ChatAnswer:
 
 @dataclass(slots=True)
 class Chunk:
-    """What one read of a stream brought: OpenAI `chat.completion.chunk` payloads as JSON bytes.
+    """What one read of a stream brought: server-sent events of the caller's dialect.
 
-    `output_bytes` counts delivered text, thinking and tool arguments; `finished` is set once
-    every choice has its `finish_reason`; `usage` comes with the payload that carried it,
-    which is not among `payloads`. Not frozen: one is built for every read of every stream.
+    Each of `events` is one event's lines without the blank line that ends it, such as
+    `data: {…}`. `output_bytes` counts delivered text, thinking and tool arguments; `finished`
+    is set once every choice has its reason to end; `usage` comes with the payload that carried
+    it, which is not among `events`. In MESSAGES the closing `message_delta` and `message_stop`
+    are not among them either, since they carry the usage: `ending` is that delta
+    (`stop_reason`, `stop_sequence`). Not frozen: one is built for every read of every stream.
     """
 
-    payloads: list[bytes]
+    events: list[bytes]
     output_bytes: int
     finished: bool
     usage: Usage | None
+    ending: Mapping[str, Any] | None = None
 
 
 NON_TEXT_TOKENS = {"image_url": 2600, "image": 2600, "input_image": 2600}

@@ -149,11 +149,11 @@ class ChatCompletions:
         async with self._chat.stream(ticket) as live:
             await exchange.begin(EVENT_STREAM + self._headers(ticket, live.route))
             send = exchange.send
-            async for payloads in live.payloads():
+            async for events in live.events():
                 await send(
                     {
                         "type": "http.response.body",
-                        "body": b"data: " + b"\n\ndata: ".join(payloads) + b"\n\n",
+                        "body": b"\n\n".join(events) + b"\n\n",
                         "more_body": True,
                     }
                 )

@@ -8,11 +8,11 @@ however one leaves. Two models are never spliced into one answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
 from kyma.catalog.model import Catalogue, Model
@@ -431,13 +431,14 @@ async def _until_text(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
 
 
 class LiveAnswer:
-    """A stream under way. Iterate `payloads()` once; `receipt` is there when it has ended."""
+    """A stream under way. Iterate `events()` once; then `receipt` and `ending` are there."""
 
     def __init__(self, chat: Chat, ticket: Ticket, route: Route, hold: Hold, begun: _Begun) -> None:
         self._chat = chat
         self.ticket = ticket
         self.route = route
         self.receipt: Receipt | None = None
+        self.ending: Mapping[str, Any] | None = None
         self._hold = hold
         self._begun = begun
         self._output_bytes = 0
@@ -447,19 +448,19 @@ class LiveAnswer:
         for chunk in begun.first:
             self._see(chunk)
 
-    async def payloads(self) -> AsyncIterator[list[bytes]]:
-        """JSON payloads as they come; once they end, the answer has been settled.
+    async def events(self) -> AsyncIterator[list[bytes]]:
+        """Server-sent events as they come; once they end, the answer has been settled.
 
         Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned.
         """
         try:
             for chunk in self._begun.first:
-                if chunk.payloads:
-                    yield chunk.payloads
+                if chunk.events:
+                    yield chunk.events
             async for chunk in self._begun.chunks:
                 self._see(chunk)
-                if chunk.payloads:
-                    yield chunk.payloads
+                if chunk.events:
+                    yield chunk.events
         except UpstreamError as error:
             if not self._finished:
                 raise await self._broken(error) from error
@@ -471,6 +472,8 @@ class LiveAnswer:
             self._finished = True
         if chunk.usage is not None:
             self._told = chunk.usage
+        if chunk.ending is not None:
+            self.ending = chunk.ending
 
     async def _settle(self, outcome: str) -> None:
         self._resolved = True

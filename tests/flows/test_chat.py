@@ -44,13 +44,14 @@ async def read(
     """The text of a whole stream, and the live answer after its end."""
     got = [] if into is None else into
     async with world.chat.stream(await world.ticket(model, stream=True)) as live:
-        async for payloads in live.payloads():
-            got += payloads
+        async for events in live.events():
+            got += events
     return "".join(map(said, got)), live
 
 
-def said(payload: bytes) -> str:
-    found: str = orjson.loads(payload)["choices"][0]["delta"].get("content", "")
+def said(event: bytes) -> str:
+    payload = orjson.loads(event.removeprefix(b"data: "))
+    found: str = payload["choices"][0]["delta"].get("content", "")
     return found
 
 
@@ -388,7 +389,7 @@ async def test_a_client_that_leaves_is_billed_what_the_upstream_tells_in_time() 
     left: list[bool] = []
     ticket = await world.ticket(stream=True, gone=lambda: bool(left))
     async with world.chat.stream(ticket) as live:
-        async for _ in live.payloads():
+        async for _ in live.events():
             left.append(True)
             break
     assert live.receipt is not None
@@ -403,8 +404,8 @@ async def test_a_client_that_leaves_a_stalled_stream_is_billed_what_came() -> No
     left: list[bool] = []
     ticket = await world.ticket(stream=True, gone=lambda: bool(left))
     async with world.chat.stream(ticket) as live:
-        async for payloads in live.payloads():
-            if any(said(payload) for payload in payloads):
+        async for events in live.events():
+            if any(said(event) for event in events):
                 left.append(True)
                 break
     assert live.receipt is not None
@@ -445,7 +446,7 @@ async def test_an_error_in_the_reader_returns_the_hold() -> None:
 
     async def reader() -> None:
         async with world.chat.stream(await world.ticket(stream=True)) as live:
-            async for _ in live.payloads():
+            async for _ in live.events():
                 raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
@@ -565,7 +566,7 @@ async def test_a_settle_after_the_sweep_charges_nothing() -> None:
     world = await a_world()
     async with world.chat.stream(await world.ticket(stream=True)) as live:
         await world.swept()
-        async for _ in live.payloads():
+        async for _ in live.events():
             pass
     assert live.receipt is not None
     assert live.receipt.charged == 0

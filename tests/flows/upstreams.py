@@ -145,7 +145,8 @@ def _error(act: Fails) -> UpstreamError:
 
 
 def _payload(delta: Mapping[str, str], finish: str | None = None) -> bytes:
-    return orjson.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+    chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return b"data: " + orjson.dumps(chunk)
 
 
 PRICE = per_token("1", "4", "0.1")

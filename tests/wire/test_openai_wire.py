@@ -46,7 +46,7 @@ class Read:
                 self._take(chunk)
 
     def _take(self, chunk: Chunk) -> None:
-        self.payloads += chunk.payloads
+        self.payloads += [event.removeprefix(b"data: ") for event in chunk.events]
         self.output_bytes += chunk.output_bytes
         self.finished = self.finished or chunk.finished
         if chunk.usage is not None:

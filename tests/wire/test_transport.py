@@ -56,7 +56,7 @@ async def read_all(chat: ProviderChat, pause_s: float = 0.0) -> int:
     read = 0
     async with chat.stream(CALL, ROUTE, Hold("0" * 32, "a", ZERO, ZERO), deadline) as chunks:
         async for chunk in chunks:
-            read += len(chunk.payloads)
+            read += len(chunk.events)
             await asyncio.sleep(pause_s)
     return read
 

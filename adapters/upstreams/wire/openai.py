@@ -328,7 +328,7 @@ class StreamDecoder:
         chunk.finished = len(self._finished) >= self._choices
         if told is not None or event.x_groq is not None:
             payload = _without_usage(payload)
-        chunk.payloads.append(self._renamer.rename(payload, event))
+        chunk.events.append(b"data: " + self._renamer.rename(payload, event))
 
 
 def _delta_weight(delta: _Delta) -> int:
