@@ -1,4 +1,4 @@
-"""The sandbox provider: a process that speaks OpenAI's chat completions, so Kyma runs with no key.
+"""The sandbox provider: a process that speaks OpenAI's wires and Anthropic's, without a key.
 
 Owns the HTTP side: endpoints, pacing, the record of requests and the closing of connections.
 `python -m adapters.embedded.sandbox --port 0` starts it; it imports nothing else of Kyma.
@@ -13,7 +13,6 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,34 +20,40 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
-from adapters.embedded.sandbox_ask import (
-    CONTEXT_TOKENS,
-    ERROR_FAULTS,
-    ApiError,
-    Ask,
-    ask_from,
-    error_of,
-)
+from adapters.embedded.sandbox_ask import Ask
+from adapters.embedded.sandbox_cache import PrefixCache
+from adapters.embedded.sandbox_chat import CHAT
+from adapters.embedded.sandbox_completions import COMPLETIONS
+from adapters.embedded.sandbox_embeddings import EMBEDDINGS
+from adapters.embedded.sandbox_errors import CONTEXT_TOKENS, ERROR_FAULTS, ApiError, error_of
 from adapters.embedded.sandbox_faults import Fault, FaultBoard, FaultError, FaultName, fault_from
-from adapters.embedded.sandbox_text import Json, prompt_pieces
+from adapters.embedded.sandbox_log import Log, Record
+from adapters.embedded.sandbox_messages import COUNT_TOKENS, MESSAGES
+from adapters.embedded.sandbox_messages_ask import VERSIONS
+from adapters.embedded.sandbox_text import Json
 from adapters.embedded.sandbox_wire import (
     Answer,
     Cut,
     Pause,
-    PrefixCache,
     Step,
     Usage,
-    choices_for,
-    stream_steps,
-    whole_body,
+    Wire,
+    filtered,
     whole_steps,
 )
 
 _BODY_BYTES = 64 * 1024 * 1024
-_KEPT_RECORDS = 100
 _SHUTDOWN_S = 0.2  # a sleeping fault must not hold up the end of the process
-_MODELS = ("sandbox-small", "sandbox-large")
+_MODELS = ("sandbox-small", "sandbox-large", "sandbox-embed")
 _HTML = "<!doctype html><html><body><h1>502 Bad Gateway</h1></body></html>"
+_MESSAGES_PATH = "/v1/messages"
+_WIRES = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+    _MESSAGES_PATH: MESSAGES,
+    f"{_MESSAGES_PATH}/count_tokens": COUNT_TOKENS,
+}
 
 _RESETS = (FaultName.RESET, FaultName.RESET_BEFORE_HEADERS, FaultName.TIMEOUT)
 
@@ -63,42 +68,6 @@ class Options:
     speed_ms: float = 5
     key: str | None = None
     port_file: Path | None = None
-
-
-@dataclass(slots=True)
-class Record:
-    """One request to the chat endpoint, as the tests of a gateway want to see it."""
-
-    number: int
-    model: str | None = None
-    stream: bool = False
-    fault: str | None = None
-    status: int | None = None
-    chunks_sent: int = 0
-    completed: bool = False
-    client_disconnected: bool = False
-    aborted: bool = False
-    """The sandbox itself closed the connection, because a fault asked for it."""
-
-
-@dataclass(slots=True)
-class Log:
-    """The requests since the last `DELETE /sandbox/requests`."""
-
-    count: int = 0
-    last: deque[Record] = field(default_factory=lambda: deque(maxlen=_KEPT_RECORDS))
-
-    def open(self) -> Record:
-        """A record for the request that just arrived."""
-        self.count += 1
-        record = Record(self.count)
-        self.last.append(record)
-        return record
-
-    def clear(self) -> None:
-        """Starts counting anew."""
-        self.count = 0
-        self.last.clear()
 
 
 @dataclass(slots=True)
@@ -118,7 +87,8 @@ class Sandbox:
         """The endpoints, ready to be served."""
         app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_refusals_as_json])
         app.on_response_prepare.append(self._label)
-        app.router.add_post("/v1/chat/completions", self.chat)
+        for path in _WIRES:
+            app.router.add_post(path, self.answer)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/healthz", self.health)
         app.router.add_get("/sandbox/faults", self.list_faults)
@@ -128,14 +98,16 @@ class Sandbox:
         app.router.add_delete("/sandbox/requests", self.clear_requests)
         return app
 
-    async def _label(self, _request: web.Request, response: web.StreamResponse) -> None:
+    async def _label(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Sandbox"] = self.options.name
+        if _is_anthropic(request):
+            response.headers["request-id"] = request[_ID]
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answers, or fails as asked; the record says how it went."""
-        record = self.log.open()
+        record = self.log.open(request.path)
         try:
-            response = await self._answer(request, record)
+            response = await self._answer(request, _WIRES[request.path], record)
         except ApiError as refusal:
             record.status = refusal.status
             record.completed = True
@@ -146,45 +118,59 @@ class Sandbox:
         record.completed = not (record.aborted or record.client_disconnected)
         return response
 
-    async def _answer(self, request: web.Request, record: Record) -> web.StreamResponse:
-        self._check_key(request)
+    async def _answer(self, request: web.Request, wire: Wire, record: Record) -> web.StreamResponse:
+        self._check_key(request, wire)
         body = await request.read()
-        ask = ask_from(_decoded(body))
+        ask = wire.ask(_decoded(body), request.headers.get("anthropic-version", ""))
         record.model, record.stream = ask.model, ask.stream
         last_role = ask.messages[-1]["role"]
-        fault = self.board.meets(ask.fault, ask.model, last_role, time.monotonic())
+        fault = self.board.meets(ask.control.fault, ask.model, last_role, time.monotonic())
         record.fault = fault.name if fault else None
-        await asyncio.sleep(ask.first_ms / 1000)
-        early = await self._instead_of_an_answer(request, ask, fault, record)
+        await asyncio.sleep(ask.control.first_ms / 1000)
+        early = await self._instead_of_an_answer(request, ask, wire, fault, record)
         if early is not None:
             return early
-        answer = self._compose(ask, body)
+        answer = self._compose(ask, wire, body, fault)
         record.status = 200
         if ask.stream:
             response = web.StreamResponse(headers=_STREAM_HEADERS)
-            steps = stream_steps(ask, answer, fault)
+            steps = wire.stream(answer, fault)
         else:
-            whole = whole_body(answer, fault.name if fault else None)
+            whole = wire.whole(answer, fault.name if fault else None)
             steps = whole_steps(whole, fault)
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
             response.content_length = _declared_length(whole, steps)
-        response.headers["X-Request-Id"] = answer.id
+        if not wire.is_anthropic:
+            response.headers["X-Request-Id"] = answer.id
         await self._send(request, response, steps, self._delay_s(ask), record)
         return response
 
-    def _check_key(self, request: web.Request) -> None:
+    def _check_key(self, request: web.Request, wire: Wire) -> None:
         key = self.options.key
-        if key is not None and request.headers.get("Authorization") != f"Bearer {key}":
-            raise error_of(FaultName.UNAUTHORIZED)
+        if not wire.is_anthropic:
+            if key is not None and request.headers.get("Authorization") != f"Bearer {key}":
+                raise error_of(FaultName.UNAUTHORIZED)
+            return
+        bearer = request.headers.get("Authorization", "")
+        # The official client of 2026 sends its API key as a bearer, earlier ones as x-api-key.
+        told = request.headers.get("x-api-key") or bearer.removeprefix("Bearer ")
+        if not told:
+            raise ApiError(401, "x-api-key header is required")
+        if key is not None and told != key:
+            raise error_of(FaultName.UNAUTHORIZED, table=wire.errors)
+        version = request.headers.get("anthropic-version")
+        if version not in VERSIONS:
+            why = "is not a valid version" if version else "header is required"
+            raise ApiError(400, f"anthropic-version: {why}")
 
     async def _instead_of_an_answer(
-        self, request: web.Request, ask: Ask, fault: Fault | None, record: Record
+        self, request: web.Request, ask: Ask, wire: Wire, fault: Fault | None, record: Record
     ) -> web.StreamResponse | None:
         """What a fault sends in place of the answer, or None when the answer is still due."""
-        if fault is None:
+        if fault is None or _filters_midway(fault):
             return None
         if fault.name in ERROR_FAULTS:
-            raise error_of(fault.name, fault.retry_after)
+            raise error_of(fault.name, fault.retry_after, wire.errors)
         if fault.name in (FaultName.SLOW_START, FaultName.TIMEOUT):
             await asyncio.sleep(fault.seconds)
         if fault.name in _RESETS:
@@ -197,19 +183,27 @@ class Sandbox:
         kind = "text/event-stream" if ask.stream else "application/json"
         return web.Response(body=b"", content_type=kind)
 
-    def _compose(self, ask: Ask, body: bytes) -> Answer:
-        prompt = prompt_pieces(ask.messages, ask.tools)
-        if len(prompt) > CONTEXT_TOKENS:
-            raise error_of(FaultName.CONTEXT_TOO_LONG)
-        answer_id = f"chatcmpl-{hashlib.sha256(body).hexdigest()[:16]}{self.served:08d}"
-        choices = choices_for(ask, answer_id)
+    def _compose(self, ask: Ask, wire: Wire, body: bytes, fault: Fault | None) -> Answer:
+        prompt = wire.prompt(ask)
+        size = len(prompt.tokens)
+        if size > CONTEXT_TOKENS:
+            raise wire.too_long(size) if wire.too_long else error_of(FaultName.CONTEXT_TOO_LONG)
+        made = f"{hashlib.sha256(body).hexdigest()[:16]}{self.served:08d}"
+        answer_id = wire.id_prefix + made
+        choices = wire.choices(ask, answer_id)
+        if fault is not None and _filters_midway(fault):
+            choices = [filtered(choice, fault) for choice in choices]
         self.served += 1
-        cached = self.cache.cached_tokens(ask.model, prompt)
-        usage = Usage(len(prompt), cached, sum(len(choice.pieces) for choice in choices))
-        return Answer(answer_id, int(time.time()), ask.model, choices, usage)
+        cached = wire.cached(self.cache, ask.model, prompt)
+        said = [part for choice in choices for part in choice.parts]
+        thinking = sum(len(part.pieces) for part in said if part.is_thinking)
+        usage = Usage(size, sum(len(part.pieces) for part in said), cached, thinking)
+        return Answer(answer_id, int(time.time()), ask, choices, usage)
 
     def _delay_s(self, ask: Ask) -> float:
-        return (self.options.speed_ms if ask.delay_ms is None else ask.delay_ms) / 1000
+        return (
+            self.options.speed_ms if ask.control.delay_ms is None else ask.control.delay_ms
+        ) / 1000
 
     async def _send(
         self,
@@ -239,7 +233,7 @@ class Sandbox:
 
     async def models(self, request: web.Request) -> web.Response:
         """The ids it names; it answers to any other as well."""
-        self._check_key(request)
+        self._check_key(request, CHAT)
         rows = [
             {"id": model, "object": "model", "created": 0, "owned_by": "sandbox"}
             for model in _MODELS
@@ -280,6 +274,7 @@ class Sandbox:
         return web.Response(status=204)
 
 
+_ID = web.RequestKey("id", str)
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
@@ -299,20 +294,33 @@ def _declared_length(whole: bytes, steps: list[Step]) -> int:
     return max(len(whole), sum(len(step) for step in steps if isinstance(step, bytes)))
 
 
+def _is_anthropic(request: web.Request) -> bool:
+    return request.path.startswith(_MESSAGES_PATH)
+
+
+def _filters_midway(fault: Fault) -> bool:
+    """A filter that steps in after some tokens ends the answer; it is no refusal of the prompt."""
+    return fault.name is FaultName.CONTENT_FILTER and fault.after is not None
+
+
 @web.middleware
 async def _refusals_as_json(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
+    request[_ID] = f"req_01{os.urandom(11).hex()}"
     try:
         return await handler(request)
-    except ApiError as refusal:
-        response = _json(refusal.body(), status=refusal.status)
-        if refusal.retry_after is not None:
-            response.headers["Retry-After"] = f"{refusal.retry_after:g}"
-        return response
+    except ApiError as error:
+        refusal = error
     except web.HTTPClientError as unknown:
         message = f"{unknown.reason} ({request.method} {request.path})"
-        return _json(ApiError(unknown.status, message).body(), status=unknown.status)
+        refusal = ApiError(unknown.status, message)
+    anthropic = _is_anthropic(request)
+    body = refusal.anthropic_body(request[_ID]) if anthropic else refusal.body()
+    response = _json(body, status=refusal.status)
+    if refusal.retry_after is not None:
+        response.headers["Retry-After"] = f"{refusal.retry_after:g}"
+    return response
 
 
 def _reset(request: web.Request, record: Record) -> web.Response:

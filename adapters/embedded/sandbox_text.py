@@ -86,7 +86,8 @@ def prose(messages: list[Json], rng: random.Random, length: int | None) -> str:
 
 
 def _quotation(messages: list[Json]) -> str:
-    last = messages[-1]
+    spoken = [one for one in messages if one.get("role") not in ("system", "developer")]
+    last = spoken[-1] if spoken else {}
     if last.get("role") == "tool":
         return f'The tool returned "{_excerpt(text_of(last))}".'
     question = last_user_text(messages)

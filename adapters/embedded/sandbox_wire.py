@@ -1,17 +1,22 @@
-"""The sandbox's answers in OpenAI's chat completions shape, and how a fault bends their bytes.
+"""What every wire of the sandbox shares: how an answer is composed and how a fault bends its bytes.
 
-Pure: an answer becomes a JSON body or a list of steps to send; sending them is not done here.
+Pure: an answer becomes a body or a list of steps to send; sending them is not done here.
 """
 
-import itertools
+import base64
+import hashlib
 import json
 import random
-from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
 
 import orjson
 
-from adapters.embedded.sandbox_ask import ApiError, Ask
+from adapters.embedded.sandbox_ask import Ask
+from adapters.embedded.sandbox_cache import Cached, PrefixCache, Prompt
+from adapters.embedded.sandbox_errors import OPENAI_FAULTS, ApiError
 from adapters.embedded.sandbox_faults import Fault, FaultName
 from adapters.embedded.sandbox_schema import SchemaError
 from adapters.embedded.sandbox_text import (
@@ -21,13 +26,11 @@ from adapters.embedded.sandbox_text import (
     pieces,
     prose,
     seeded,
+    sentences,
 )
 from adapters.embedded.sandbox_values import value_for
 
 DONE = b"data: [DONE]\n\n"
-_BLOCK_TOKENS = 64
-_CACHED_ABOVE_TOKENS = 1_024
-_REMEMBERED_BLOCKS = 131_072  # about 8 million tokens of prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,54 +48,72 @@ class Cut:
 Step = bytes | Pause | Cut
 
 
+class End(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    STOP_SEQUENCE = "stop_sequence"
+    LENGTH = "length"
+    CALLS = "calls"
+    FILTERED = "filtered"
+
+
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one answer; the cached ones are part of the prompt."""
+class Call:
+    """A tool called: its number among the calls of an answer, its name, and its id's hash."""
 
-    prompt: int
-    cached: int
-    completion: int
+    at: int
+    name: str
+    digest: str
 
-    def body(self, sign: int = 1) -> Json:
-        """As OpenAI reports it; a sign of -1 is the `negative_usage` fault."""
-        return {
-            "prompt_tokens": sign * self.prompt,
-            "completion_tokens": sign * self.completion,
-            "total_tokens": sign * (self.prompt + self.completion),
-            "prompt_tokens_details": {"cached_tokens": sign * self.cached, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
-        }
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of an answer as tokens: thinking, text, or the arguments of a call."""
+
+    pieces: list[str]
+    call: Call | None = None
+    is_thinking: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the `n` answers, as tokens."""
+    """One of the `n` answers; thinking comes first, and calls stand in the text's place."""
 
     index: int
-    pieces: list[str]
-    finish: str
-    call: Json | None = None
-    """`id` and `name` of the tool called; the pieces are then its arguments."""
+    parts: list[Part]
+    end: End
+    stopped_by: str | None = None
 
-    def message(self) -> Json:
-        """The choice in a whole answer."""
-        text = "".join(self.pieces)
-        if self.call is None:
-            return {"role": "assistant", "content": text, "refusal": None}
-        function = {"name": self.call["name"], "arguments": text}
-        call = {"id": self.call["id"], "type": "function", "function": function}
-        return {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+    @property
+    def size(self) -> int:
+        """Its tokens."""
+        return sum(len(part.pieces) for part in self.parts)
 
-    def deltas(self) -> list[Json]:
-        """The choice in a streamed answer: its role, then one token at a time."""
-        if self.call is None:
-            opening: Json = {"role": "assistant", "content": "", "refusal": None}
-            return [opening, *({"content": piece} for piece in self.pieces)]
-        function = {"name": self.call["name"], "arguments": ""}
-        call = {"index": 0, "id": self.call["id"], "type": "function", "function": function}
-        opening = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
-        rest = ({"index": 0, "function": {"arguments": piece}} for piece in self.pieces)
-        return [opening, *({"tool_calls": [part]} for part in rest)]
+    def cut(self, size: int) -> "Choice":
+        """The choice after so many tokens."""
+        kept: list[Part] = []
+        for part in self.parts:
+            if size <= 0 and kept:
+                break
+            kept.append(replace(part, pieces=part.pieces[: max(0, size)]))
+            size -= len(part.pieces)
+        return replace(self, parts=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer; cached ones are part of the prompt, thinking is of the completion."""
+
+    prompt: int
+    completion: int
+    cached: Cached = field(default_factory=Cached)
+    thinking: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,38 +122,43 @@ class Answer:
 
     id: str
     created: int
-    model: str
+    ask: Ask
     choices: list[Choice]
     usage: Usage
 
-    def head(self, kind: str) -> Json:
-        """The fields every body and every chunk begins with."""
-        return {
-            "id": self.id, "object": kind, "created": self.created, "model": self.model,
-            "service_tier": "default", "system_fingerprint": "sandbox",
-        }  # fmt: skip
+
+def no_choices(_ask: Ask, _seed: str) -> list[Choice]:
+    """For a wire that says nothing in words."""
+    return []
 
 
-@dataclass(slots=True)
-class PrefixCache:
-    """Prompt prefixes seen before, as a chain of hashes over blocks, per model; oldest go first."""
+def not_cached(_cache: PrefixCache, _model: str, _prompt: Prompt) -> Cached:
+    """For a wire that caches nothing."""
+    return Cached()
 
-    seen: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
-    def cached_tokens(self, model: str, prompt: list[str]) -> int:
-        """How much of this prompt was seen before; from now on all of it was."""
-        if len(prompt) <= _CACHED_ABOVE_TOKENS:
-            return 0
-        link, hits, unbroken = model, 0, True
-        for start in range(0, len(prompt) - _BLOCK_TOKENS + 1, _BLOCK_TOKENS):
-            link = digest(link, *prompt[start : start + _BLOCK_TOKENS])
-            unbroken = unbroken and link in self.seen
-            hits += unbroken
-            self.seen[link] = None
-            self.seen.move_to_end(link)
-        while len(self.seen) > _REMEMBERED_BLOCKS:
-            self.seen.popitem(last=False)
-        return hits * _BLOCK_TOKENS
+def no_stream(_answer: Answer, _fault: Fault | None) -> list[Step]:
+    """For a wire whose checks let no stream through."""
+    raise AssertionError("this wire does not stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A dialect: from a body to an ask, from an answer to bytes. All are pure functions."""
+
+    id_prefix: str
+    ask: Callable[[Any, str], Ask]
+    """From a decoded body, and the version of the API where the wire has versions."""
+    prompt: Callable[[Ask], Prompt]
+    whole: Callable[[Answer, FaultName | None], bytes]
+    choices: Callable[[Ask, str], list[Choice]] = no_choices
+    stream: Callable[[Answer, Fault | None], list[Step]] = no_stream
+    cached: Callable[[PrefixCache, str, Prompt], Cached] = not_cached
+    errors: Mapping[FaultName, ApiError] = field(default_factory=lambda: OPENAI_FAULTS)
+    too_long: Callable[[int], ApiError] | None = None
+    """The refusal of a prompt of so many tokens, where its words tell how many."""
+    is_anthropic: bool = False
+    """Whether its key and its version are told as Anthropic wants them."""
 
 
 def choices_for(ask: Ask, answer_id: str) -> list[Choice]:
@@ -141,28 +167,66 @@ def choices_for(ask: Ask, answer_id: str) -> list[Choice]:
 
 
 def _choice(ask: Ask, answer_id: str, index: int) -> Choice:
-    rng = seeded(last_user_text(ask.messages), index)
-    call: Json | None = None
+    thinking = _thinking(ask, index)
     if ask.tool is not None:
-        name = ask.tool["name"]
-        call = {"id": f"call_{digest(answer_id, index)[:24]}", "name": name}
-        text = _json_text(ask.tool.get("parameters") or {}, rng, "tools")
-    elif ask.schema is not None:
+        count = ask.control.calls if ask.parallel else 1
+        calls = [_called(ask, ask.tool, answer_id, index, at) for at in range(count)]
+        return _limited(ask, Choice(index, [*thinking, *calls], End.CALLS))
+    rng = seeded(last_user_text(ask.messages), index)
+    if ask.schema is not None:
         text = _structured(ask, rng)
     else:
-        text = prose(ask.messages, rng, ask.chunks)
-    if call is None:
-        text = text[: min((at for stop in ask.stops if (at := text.find(stop)) >= 0), default=None)]
-    found = pieces(text)
-    if ask.max_tokens is not None and len(found) > ask.max_tokens:
-        return Choice(index, found[: ask.max_tokens], "length", call)
-    return Choice(index, found, "tool_calls" if call else "stop", call)
+        text = prose(ask.messages, rng, ask.control.chunks)
+    ends = [(at, stop) for stop in ask.stops if (at := text.find(stop)) >= 0]
+    if ends:
+        at, stop = min(ends, key=lambda found: found[0])
+        parts = [*thinking, Part(pieces(text[:at]))]
+        return _limited(ask, Choice(index, parts, End.STOP_SEQUENCE, stop))
+    return _limited(ask, Choice(index, [*thinking, Part(pieces(text))], End.STOP))
+
+
+def _limited(ask: Ask, choice: Choice) -> Choice:
+    """The choice, cut where the limit of tokens ends it."""
+    if ask.max_tokens is not None and choice.size > ask.max_tokens:
+        return replace(choice.cut(ask.max_tokens), end=End.LENGTH, stopped_by=None)
+    return choice
+
+
+def filtered(choice: Choice, fault: Fault) -> Choice:
+    """The choice as a filter leaves it that steps in after some tokens."""
+    return replace(choice.cut(fault.after or 0), end=End.FILTERED, stopped_by=None)
+
+
+def _thinking(ask: Ask, index: int) -> list[Part]:
+    """Thoughts of their own dice: the text is the same with them and without."""
+    wanted = ask.control.thinking
+    if wanted is None and not ask.thinks:
+        return []
+    rng = seeded(last_user_text(ask.messages), index, "thinking")
+    wanted = wanted or rng.randint(12, 32)
+    found = pieces("These are sandbox thoughts.")
+    for sentence in sentences(rng):
+        if len(found) >= wanted:
+            break
+        found += pieces(" " + sentence)
+    return [Part(found[:wanted], is_thinking=True)]
+
+
+def _called(ask: Ask, first: Json, answer_id: str, index: int, at: int) -> Part:
+    """The call at this place: the function wanted, then the others in turn."""
+    rng = seeded(last_user_text(ask.messages), index, *([at] if at else []))
+    names = [function["name"] for function in ask.tools]
+    tools = ask.tools or (first,)
+    function = tools[(names.index(first["name"]) + at) % len(tools)] if names else first
+    text = _json_text(function.get("parameters") or {}, rng, "tools")
+    made = digest(answer_id, index, *([at] if at else []))[:24]
+    return Part(pieces(text), Call(at, function["name"], made))
 
 
 def _structured(ask: Ask, rng: random.Random) -> str:
     if ask.schema:
         return _json_text(ask.schema, rng, "response_format")
-    return json.dumps({"sandbox": True, "answer": prose(ask.messages, rng, ask.chunks)})
+    return json.dumps({"sandbox": True, "answer": prose(ask.messages, rng, ask.control.chunks)})
 
 
 def _json_text(schema: Json, rng: random.Random, param: str) -> str:
@@ -176,28 +240,10 @@ def _json_text(schema: Json, rng: random.Random, param: str) -> str:
         raise ApiError(400, message, param=param, code=code) from failed
 
 
-def whole_body(answer: Answer, fault: FaultName | None) -> bytes:
-    """The JSON of a whole answer, with the faults that live in its fields."""
-    if fault is FaultName.ERROR_IN_STREAM:
-        return orjson.dumps({"error": _stream_error()})
-    unfinished = fault is FaultName.MISSING_FINISH
-    body = {
-        **answer.head("chat.completion"),
-        "choices": [_whole_choice(choice, unfinished) for choice in answer.choices],
-    }
-    if fault is not FaultName.NO_USAGE:
-        body["usage"] = answer.usage.body(-1 if fault is FaultName.NEGATIVE_USAGE else 1)
-    return orjson.dumps(body)
-
-
-def _whole_choice(choice: Choice, unfinished: bool) -> Json:
-    kept = choice.pieces[: len(choice.pieces) // 2] if unfinished else choice.pieces
-    return {
-        "index": choice.index,
-        "message": replace(choice, pieces=kept).message(),
-        "logprobs": None,
-        "finish_reason": None if unfinished else choice.finish,
-    }
+def signature_of(thinking: str) -> str:
+    """What proves that a thought was ours: opaque, and different for every text."""
+    made = hashlib.sha512(("sandbox" + thinking).encode("utf-8", "surrogatepass")).digest()
+    return base64.b64encode(made).decode()
 
 
 def whole_steps(body: bytes, fault: Fault | None) -> list[Step]:
@@ -215,10 +261,15 @@ def whole_steps(body: bytes, fault: Fault | None) -> list[Step]:
             return [body]
 
 
-def stream_steps(ask: Ask, answer: Answer, fault: Fault | None) -> list[Step]:
-    """The steps of a streamed answer, one per chunk."""
-    content = [_event(event) for event in _content_events(ask, answer)]
-    end = _stream_end(ask, answer, fault.name if fault else None)
+def bent_steps(
+    content: Sequence[bytes],
+    end: Sequence[bytes],
+    fault: Fault | None,
+    *,
+    error: bytes,
+    broken: bytes = b"data: {broken\n\n",
+) -> list[Step]:
+    """The events of a stream, bent by the faults that strike in mid-stream."""
     if fault is None:
         return [*content, *end]
     before, after = _split(content, fault)
@@ -229,61 +280,76 @@ def stream_steps(ask: Ask, answer: Answer, fault: Fault | None) -> list[Step]:
         case FaultName.MISSING_FINISH:
             after, end = [], []
         case FaultName.ERROR_IN_STREAM:
-            middle, after, end = [_event({"error": _stream_error()})], [], []
+            middle, after, end = [error], [], []
         case FaultName.STALLED_STREAM:
             middle = [Pause(fault.seconds)]
         case FaultName.MALFORMED_CHUNK:
-            middle = [b"data: {broken\n\n"]
+            middle = [broken]
     return [*before, *middle, *after, *end]
 
 
-def _stream_end(ask: Ask, answer: Answer, fault: FaultName | None) -> list[bytes]:
-    """What follows the content: finish reasons, the usage if it was asked for, the end mark."""
-    end = [_event(_finish_event(ask, answer, choice)) for choice in answer.choices]
-    if fault is FaultName.MISSING_DONE:
-        return end
-    if ask.include_usage and fault is not FaultName.NO_USAGE:
-        usage = answer.usage.body(-1 if fault is FaultName.NEGATIVE_USAGE else 1)
-        end.append(_event({**answer.head(_CHUNK), "choices": [], "usage": usage}))
-    return [*end, DONE]
-
-
-_CHUNK = "chat.completion.chunk"
-
-
-def _split(content: list[bytes], fault: Fault) -> tuple[list[bytes], list[bytes]]:
+def _split(content: Sequence[bytes], fault: Fault) -> tuple[Sequence[bytes], Sequence[bytes]]:
     share = 0.4 if fault.name is FaultName.CUT_STREAM else 0.5
     at = max(1, int(len(content) * share)) if fault.after is None else fault.after
     return content[:at], content[at:]
 
 
-def _content_events(ask: Ask, answer: Answer) -> list[Json]:
-    """The deltas of every choice, taking turns as they do when choices are sampled together."""
-    turns = itertools.zip_longest(*(choice.deltas() for choice in answer.choices))
-    return [
-        _chunk(ask, answer, {"index": index, "delta": delta, "finish_reason": None})
-        for turn in turns
-        for index, delta in enumerate(turn)
-        if delta is not None
-    ]
+def openai_usage(usage: Usage, fault: FaultName | None) -> Json | None:
+    """Usage as OpenAI reports it; None and negative figures are faults."""
+    if fault is FaultName.NO_USAGE:
+        return None
+    sign = -1 if fault is FaultName.NEGATIVE_USAGE else 1
+    return {
+        "prompt_tokens": sign * usage.prompt,
+        "completion_tokens": sign * usage.completion,
+        "total_tokens": sign * (usage.prompt + usage.completion),
+        "prompt_tokens_details": {"cached_tokens": sign * usage.cached.read, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sign * usage.thinking, "audio_tokens": 0,
+        },
+    }  # fmt: skip
 
 
-def _finish_event(ask: Ask, answer: Answer, choice: Choice) -> Json:
-    return _chunk(ask, answer, {"index": choice.index, "delta": {}, "finish_reason": choice.finish})
+OPENAI_ENDS = {
+    End.STOP: "stop",
+    End.STOP_SEQUENCE: "stop",
+    End.LENGTH: "length",
+    End.CALLS: "tool_calls",
+    End.FILTERED: "content_filter",
+}
 
 
-def _chunk(ask: Ask, answer: Answer, choice: Json) -> Json:
-    chunk = {**answer.head(_CHUNK), "choices": [{**choice, "logprobs": None}]}
-    # OpenAI sends the field on every chunk once usage was asked for, and only then.
-    return {**chunk, "usage": None} if ask.include_usage else chunk
+def openai_head(answer: Answer, kind: str) -> Json:
+    """The fields every body and every chunk of OpenAI's begins with."""
+    return {
+        "id": answer.id, "object": kind, "created": answer.created, "model": answer.ask.model,
+        "service_tier": "default", "system_fingerprint": "sandbox",
+    }  # fmt: skip
 
 
-def _event(body: Json) -> bytes:
+def data_event(body: Json) -> bytes:
+    """A server-sent event without a name."""
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def _stream_error() -> Json:
-    return {
+def openai_stream_error() -> Json:
+    """An error that comes after a good status."""
+    said = {
         "message": "The server had an error while processing your request.",
         "type": "server_error", "param": None, "code": "server_error",
     }  # fmt: skip
+    return {"error": said}
+
+
+def openai_stream(answer: Answer, fault: Fault | None, content: list[Json], ends: list[Json],
+                  kind: str) -> list[Step]:  # fmt: skip
+    """The steps of a stream of OpenAI's: content, reasons to end, usage if asked for, end mark."""
+    name = fault.name if fault else None
+    ending = [data_event(event) for event in ends]
+    if name is not FaultName.MISSING_DONE:
+        usage = openai_usage(answer.usage, name)
+        if answer.ask.include_usage and usage is not None:
+            ending.append(data_event({**openai_head(answer, kind), "choices": [], "usage": usage}))
+        ending.append(DONE)
+    sent = [data_event(event) for event in content]
+    return bent_steps(sent, ending, fault, error=data_event(openai_stream_error()))
