@@ -5,6 +5,7 @@ The body of a call stays an opaque mapping: fields we do not know reach the mode
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ class Dialect(StrEnum):
     CHAT = "chat"
     MESSAGES = "messages"
     COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
 
 
 class Fault(StrEnum):
@@ -68,10 +70,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A request for text as the caller meant it; `body` is the JSON object in its dialect.
-
-    `conversation` is the same for all turns of one conversation, "" where none is known.
-    """
+    """A request for text as the caller meant it; `body` is the JSON object in its dialect."""
 
     body: Mapping[str, Any]
     model: str
@@ -79,14 +78,14 @@ class ChatCall:
     wants_usage: bool
     size: Size
     dialect: Dialect = Dialect.CHAT
-    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
     """A whole answer: an object of the caller's dialect without usage, which is beside it.
 
-    For CHAT a `chat.completion`, for MESSAGES a `message`, for COMPLETIONS a `text_completion`.
+    For CHAT a `chat.completion`, for MESSAGES a `message`, for COMPLETIONS a `text_completion`,
+    for EMBEDDINGS a `list`.
     """
 
     body: dict[str, Any]
@@ -145,6 +144,149 @@ def size_of(body: Mapping[str, Any], context_window: int) -> Size:
     )
 
 
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default for the legacy route: its models do not stop by themselves."""
+
+
+def size_of_prompt(body: Mapping[str, Any], context_window: int) -> Size:
+    """`size_of` for a body of the legacy completions: each of its prompts has a window of its own.
+
+    `prompt` is a text or an array of them, each answered `n` times; `suffix` is read with each.
+    """
+    prompt = body["prompt"]
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    suffix_bytes = _utf8_bytes(body.get("suffix") or "")
+    sizes = [_utf8_bytes(text) + suffix_bytes for text in prompts]
+    choices = (body.get("n") or 1) * len(prompts)
+    asked = body.get("max_tokens") or DEFAULT_COMPLETION_TOKENS
+    return Size(
+        likely_input=sum(
+            min(context_window, -(-size // LIKELY_BYTES_PER_TOKEN) + MESSAGE_OVERHEAD_TOKENS)
+            for size in sizes
+        ),
+        worst_input=sum(min(context_window, size + MESSAGE_OVERHEAD_TOKENS) for size in sizes),
+        max_output=min(asked, context_window) * choices,
+        choices=choices,
+    )
+
+
+INLINE_BLOCKS = frozenset(
+    {
+        *("thinking", "redacted_thinking", "tool_use", "search_result", "tool_reference"),
+        *("server_tool_use", "web_search_tool_result", "web_fetch_tool_result", "compaction"),
+        *("code_execution_tool_result", "bash_code_execution_tool_result", "mcp_tool_use"),
+        *("text_editor_code_execution_tool_result", "mcp_tool_result", "browser_state"),
+    }
+)
+"""Blocks of Anthropic's dialect that are all text: their JSON is the most they can weigh."""
+
+
+def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
+    """Bounds on what an Anthropic Messages body can use, by the rules of `size_of`.
+
+    Documents that are not text may fill the window, as may blocks that nobody knows yet.
+    """
+    messages = body.get("messages") or ()
+    text_bytes = 0
+    media = MESSAGE_OVERHEAD_TOKENS * len(messages)
+    for name in ("tools", "output_config", "output_format", "mcp_servers"):
+        if body.get(name):
+            text_bytes += _utf8_bytes(_spelled(body[name], context_window))
+    waiting = [body.get("system"), *(message.get("content") for message in messages)]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            text_bytes += _utf8_bytes(part)
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, Mapping):
+            within = _within(part, context_window)
+            waiting += within
+            if not within:
+                tokens = NON_TEXT_TOKENS.get(part.get("type", ""), context_window)
+                media += min(tokens, context_window)
+    asked = body.get("max_tokens") or DEFAULT_MAX_TOKENS
+    return Size(
+        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + media),
+        worst_input=min(context_window, text_bytes + media),
+        max_output=min(asked, context_window),
+    )
+
+
+def _within(block: Mapping[str, Any], context_window: int) -> list[Any]:
+    """What a block of Anthropic's dialect says, in strings and further blocks; [] for a medium."""
+    kind, source = block.get("type"), block.get("source")
+    if kind == "text":
+        return [block.get("text") or ""]
+    if kind == "tool_result":
+        return [block.get("content") or ""]
+    if kind in INLINE_BLOCKS:
+        return [_spelled(block, context_window)]
+    if kind == "document" and isinstance(source, Mapping) and source.get("type") in TEXT_SOURCES:
+        told = [given for given in (block.get("title"), block.get("context")) if given]
+        said = [
+            given if isinstance(given, str) else _spelled(given, context_window) for given in told
+        ]
+        return [source.get("data") or source.get("content") or "", *said]
+    return []
+
+
+TEXT_SOURCES = ("text", "content")
+
+
+MAX_SPELLED = 2**22
+"""Bytes for which a value counts that is nested too deeply to be written: more than any window."""
+
+
+def _spelled(value: Any, context_window: int) -> str:
+    """A value as text; what is nested too deeply to be written fills the window."""
+    try:
+        return repr(value)
+    except RecursionError:
+        return " " * context_window
+
+
+SAME_BEGINNING = 2000
+"""Characters of each of a conversation's first texts that tell it from others."""
+
+
+def conversation_of(body: Mapping[str, Any]) -> str:
+    """What all turns of a conversation share: the cache key its caller names, else how it begins.
+
+    A digest, never the text. Tools are left out: agents add and remove them between turns. So
+    are the lines that Claude Code puts first for Anthropic's books, new with every turn.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    named = body.get("prompt_cache_key")
+    if isinstance(named, str) and named:
+        digest.update(named.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+    for text in _beginning(body):
+        if text.startswith("x-anthropic-"):
+            continue
+        digest.update(text[:SAME_BEGINNING].encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _beginning(body: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of the system prompt and of all messages up to the first user's."""
+    yield from _texts(body.get("system"))
+    for message in body.get("messages") or ():
+        yield from _texts(message.get("content"))
+        if message.get("role") == "user":
+            return
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            text = part.get("text") if isinstance(part, dict) else None
+            if isinstance(text, str):
+                yield text
+
+
 def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
@@ -160,11 +302,13 @@ def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
                 yield from _of_part(part)
         if len(message) > (2 if "content" in message else 1):
             yield from (
-                repr(value) for name, value in message.items() if name not in {"role", "content"}
+                _spelled(value, MAX_SPELLED)
+                for name, value in message.items()
+                if name not in {"role", "content"}
             )
     for name in ("tools", "functions", "response_format"):
         if body.get(name):
-            yield repr(body[name])
+            yield _spelled(body[name], MAX_SPELLED)
 
 
 def _of_part(part: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:

@@ -94,6 +94,7 @@ def _row(id: str, window: int) -> Model:
         max_output_tokens=window,
         routes=(Route("local", id, ours, free),),
         best_for="Private and offline work",
+        embeds=True,
         caching=False,
         cost_grade="cheap",
         quality_grade="efficient",

@@ -1,8 +1,6 @@
 """The companies we buy from: where they answer, and the fields they are particular about.
 
-Owns no socket and no key: `enabled` joins the table to the settings. All speak OpenAI's chat
-dialect; Anthropic does so through its compatibility endpoint, without prompt caching, until
-it has a wire of its own.
+Owns no socket and no key: `enabled` joins the table to the settings.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from adapters.settings import PROVIDER_KEY_VARIABLES, Settings
+from kyma.calls import Dialect
 
 LOCAL = "local"
 SANDBOXES = ("sandbox", "sandbox-2")
@@ -20,16 +19,23 @@ class Provider:
     """A provider's address and quirks.
 
     `max_tokens_field` is the name it wants the output cap under, `stream_usage` whether it
-    accepts `stream_options.include_usage`, `drops` the request fields it refuses.
+    accepts `stream_options.include_usage`, `drops` the request fields it refuses. `wire` is its
+    dialect for chats; `thoughts` whether an assistant's turn may carry `reasoning_content`;
+    `also` names what else it offers, always in OpenAI's spelling.
     """
 
     name: str
     base_url: str
     key_env: str = ""
-    wire: str = "openai"
+    wire: Dialect = Dialect.CHAT
     max_tokens_field: str = "max_tokens"
     stream_usage: bool = True
     drops: tuple[str, ...] = ()
+    thoughts: bool = True
+    also: tuple[Dialect, ...] = ()
+
+
+EVERYTHING = (Dialect.COMPLETIONS, Dialect.EMBEDDINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +56,21 @@ def _provider(
     name: str,
     base_url: str,
     *,
+    wire: Dialect = Dialect.CHAT,
     max_tokens_field: str = "max_tokens",
     drops: tuple[str, ...] = (),
+    thoughts: bool = True,
+    also: tuple[Dialect, ...] = (),
 ) -> Provider:
     return Provider(
         name,
         base_url,
         PROVIDER_KEY_VARIABLES[name],
+        wire=wire,
         max_tokens_field=max_tokens_field,
         drops=drops,
+        thoughts=thoughts,
+        also=also,
     )
 
 
@@ -69,11 +81,12 @@ _TABLE = (
         # 400 on these: console.groq.com/docs/openai, read 2026-05.
         max_tokens_field="max_completion_tokens",
         drops=("logprobs", "logit_bias", "top_logprobs", "store", "prompt_cache_key", "verbosity"),
+        thoughts=False,  # a 400, too: AstrBot #5946 (2026-03), freellmapi #1070
     ),
-    _provider("deepinfra", "https://api.deepinfra.com/v1/openai"),
-    _provider("together", "https://api.together.xyz/v1"),
-    _provider("fireworks", "https://api.fireworks.ai/inference/v1"),
-    _provider("openrouter", "https://openrouter.ai/api/v1"),
+    _provider("deepinfra", "https://api.deepinfra.com/v1/openai", also=EVERYTHING),
+    _provider("together", "https://api.together.xyz/v1", also=EVERYTHING),
+    _provider("fireworks", "https://api.fireworks.ai/inference/v1", also=EVERYTHING),
+    _provider("openrouter", "https://openrouter.ai/api/v1", also=EVERYTHING),
     _provider("deepseek", "https://api.deepseek.com/v1"),
     _provider("alibaba", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
     _provider("moonshot", "https://api.moonshot.ai/v1"),
@@ -90,13 +103,12 @@ _TABLE = (
             *("prompt_cache_key", "verbosity", "service_tier", "enable_thinking"),
         ),
     ),
-    _provider("anthropic", "https://api.anthropic.com/v1"),
+    _provider("anthropic", "https://api.anthropic.com/v1", wire=Dialect.MESSAGES),
 )
 
-PROVIDERS = {
-    provider.name: provider
-    for provider in (*_TABLE, *(Provider(name, "") for name in (LOCAL, *SANDBOXES)))
-}
+_OURS = tuple(Provider(name, "", also=EVERYTHING) for name in (LOCAL, *SANDBOXES))
+
+PROVIDERS = {provider.name: provider for provider in (*_TABLE, *_OURS)}
 """Every provider by name; `local` and the sandboxes have their address from the settings."""
 
 

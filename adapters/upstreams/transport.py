@@ -64,6 +64,20 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise classified(error) from error
 
+    async def get(self, url: str, headers: dict[str, str], left_s: float) -> int:
+        """The status of a GET; its body is read no further than its beginning."""
+        timeout = aiohttp.ClientTimeout(
+            total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
+        )
+        try:
+            async with self._open().get(
+                url, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                await response.content.read(ERROR_BODY_LIMIT)
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise classified(error) from error
+
     @asynccontextmanager
     async def stream(
         self, url: str, headers: dict[str, str], body: bytes, left_s: float

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kyma.calls import DEFAULT_MAX_TOKENS, MESSAGE_OVERHEAD_TOKENS, NON_TEXT_TOKENS, size_of
+from kyma.calls import (
+    DEFAULT_MAX_TOKENS,
+    MESSAGE_OVERHEAD_TOKENS,
+    NON_TEXT_TOKENS,
+    size_of,
+    size_of_messages,
+)
 
 WINDOW = 128_000
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
@@ -140,3 +146,79 @@ def test_a_picture_with_a_text_beside_it_is_still_a_picture() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://x/y.png"}, "text": "abcd"}
     size = size_of({"messages": [{"role": "user", "content": [part] * 50}]}, 10**9)
     assert size.worst_input >= 50 * 2600 + 50 * 4
+
+
+# Anthropic's Messages
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 99}}
+
+
+def said(*content: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(content)}], "max_tokens": 9, **fields}
+
+
+@pytest.mark.parametrize(
+    ("block", "tokens"),
+    [
+        ({"type": "text", "text": "漢字"}, 6),
+        ({"type": "text", "text": ""}, 0),
+        (IMAGE, 2600),
+        ({"type": "image", "source": {"type": "url", "url": "https://x"}}, 2600),
+        ({"type": "tool_result", "tool_use_id": "a", "content": "abc"}, 3),
+        ({"type": "tool_result", "tool_use_id": "a"}, 0),
+        ({"type": "tool_result", "content": [{"type": "text", "text": "ab"}, IMAGE]}, 2602),
+        ({"type": "document", "source": {"type": "text", "data": "abcd"}, "title": "T"}, 5),
+        (
+            {"type": "document", "source": {"type": "content", "content": [IMAGE]}},
+            2600,
+        ),
+        ({"type": "document", "source": {"type": "base64", "data": "JVBE"}}, WINDOW),
+        ({"type": "document", "source": {"type": "url", "url": "https://x"}}, WINDOW),
+        ({"type": "document", "source": {"type": "file", "file_id": "f"}}, WINDOW),
+        ({"type": "container_upload", "file_id": "f"}, WINDOW),
+        ({"type": "something new"}, WINDOW),
+    ],
+)
+def test_a_block_of_a_message_counts_by_what_it_holds(block: dict[str, Any], tokens: int) -> None:
+    size = size_of_messages(said(block), WINDOW)
+    assert size.worst_input == min(WINDOW, tokens + MESSAGE_OVERHEAD_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "tool_use", "id": "a", "name": "f", "input": {"x": "y" * 400}},
+        {"type": "thinking", "thinking": "y" * 400, "signature": "s"},
+        {"type": "web_search_tool_result", "content": [{"encrypted_content": "y" * 400}]},
+    ],
+)
+def test_earlier_thinking_and_tools_are_part_of_the_prompt(block: dict[str, Any]) -> None:
+    size = size_of_messages(said(block), WINDOW)
+    assert 400 < size.worst_input < 600
+    assert 100 < size.likely_input < 160
+
+
+def test_the_system_prompt_and_the_tools_of_a_message_are_part_of_it() -> None:
+    plain = size_of_messages(said(), WINDOW)
+    for fields in (
+        {"system": "x" * 400},
+        {"system": [{"type": "text", "text": "x" * 400}]},
+        {"tools": [{"name": "f", "description": "x" * 400}]},
+        {"output_config": {"format": {"schema": {"d": "x" * 400}}}},
+    ):
+        assert size_of_messages(said(**fields), WINDOW).worst_input >= plain.worst_input + 400
+
+
+@pytest.mark.parametrize(("asked", "most"), [(9, 9), (10**9, WINDOW), (None, DEFAULT_MAX_TOKENS)])
+def test_the_output_of_a_message_is_what_was_asked_for_within_the_window(
+    asked: int | None, most: int
+) -> None:
+    size = size_of_messages({**said(), "max_tokens": asked}, WINDOW)
+    assert (size.max_output, size.choices) == (most, 1)
+
+
+def test_tools_nested_beyond_writing_fill_the_window() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert size_of_messages(said(tools=deep), WINDOW).worst_input == WINDOW

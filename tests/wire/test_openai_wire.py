@@ -18,7 +18,7 @@ from kyma.pricing import plausible
 from kyma.usage import Usage
 
 RECORDED = Path(__file__).with_name("recorded")
-PROVIDERS = sorted(path.name for path in RECORDED.iterdir() if path.is_dir())
+PROVIDERS = sorted(path.parent.name for path in RECORDED.glob("*/whole.json"))
 MODEL, ID = "our-model", "0190b5a0"
 
 
@@ -610,3 +610,16 @@ def test_a_stream_always_asks_for_usage(stream: bool, options: Any, sent: Any) -
     assert body.get("stream_options") == sent
     plain = json.loads(openai.request(a_call(True), "m", stream_usage=False))
     assert "stream_options" not in plain
+
+
+def test_nobody_buys_faster_service_in_our_name() -> None:
+    assert b"service_tier" not in openai.request(a_call(service_tier="priority"), "theirs")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_details"])
+def test_earlier_thoughts_are_kept_from_a_provider_that_refuses_them(field: str) -> None:
+    said = {"role": "assistant", "content": "Yes.", field: "Hm."}
+    call = a_call(messages=[{"role": "user", "content": "So?"}, said])
+    assert orjson.loads(openai.request(call, "theirs"))["messages"][1] == said
+    kept = orjson.loads(openai.request(call, "theirs", thoughts=False))["messages"]
+    assert kept == [{"role": "user", "content": "So?"}, {"role": "assistant", "content": "Yes."}]

@@ -14,11 +14,18 @@ from typing import Any
 import msgspec
 import orjson
 
-from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 from kyma.usage import Usage
 
 DROPPED = ("provider",)
 """Fields of an answer that name who served it; OpenRouter adds one."""
+
+
+NOT_SENT = ("service_tier",)
+"""What no caller may ask of a provider in our name: faster service at a price we do not take."""
+
+THOUGHTS = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
+"""How providers spell what a model thought, in an assistant's message."""
 
 
 class _Delta(msgspec.Struct):
@@ -34,6 +41,7 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: Any = 0
     delta: _Delta | None = None
+    text: Any = None
     finish_reason: Any = None
 
 
@@ -55,14 +63,27 @@ def request(
     *,
     max_tokens_field: str = "max_tokens",
     drops: tuple[str, ...] = (),
+    thoughts: bool = True,
     stream_usage: bool = True,
 ) -> bytes:
-    """The request body for an upstream; `max_tokens` is always sent, never lowered."""
-    body: dict[str, Any] = {name: value for name, value in call.body.items() if name not in drops}
+    """The request body for an upstream; `max_tokens` is always sent, never lowered.
+
+    Without `thoughts` those of earlier turns are left out, for providers that refuse them.
+    """
+    unwanted = {*drops, *NOT_SENT}
+    body: dict[str, Any] = {
+        name: value for name, value in call.body.items() if name not in unwanted
+    }
     body["model"] = upstream_model
+    if not thoughts and "messages" in body:
+        body["messages"] = [_without_thoughts(message) for message in body["messages"]]
+    if call.dialect is Dialect.EMBEDDINGS:
+        return orjson.dumps(body)
     # One field, and the one that the hold was reckoned from: `null` asks for nothing.
     asked = body.pop("max_tokens", None)
     asked = body.pop("max_completion_tokens", None) or asked
+    if call.dialect is Dialect.COMPLETIONS:
+        max_tokens_field = "max_tokens"
     body[max_tokens_field] = asked or call.size.max_output // call.size.choices
     if call.stream and stream_usage:
         options = call.body.get("stream_options")
@@ -73,24 +94,56 @@ def request(
     return orjson.dumps(body)
 
 
-def answer(raw: bytes, model: str, id: str) -> ChatAnswer:
+def _without_thoughts(message: Any) -> Any:
+    if not THOUGHTS.isdisjoint(message):
+        return {name: value for name, value in message.items() if name not in THOUGHTS}
+    return message
+
+
+OBJECTS = {
+    Dialect.CHAT: ("chat.completion", "chatcmpl-"),
+    Dialect.COMPLETIONS: ("text_completion", "cmpl-"),
+}
+"""What a whole answer calls itself, and how its id begins."""
+
+
+def answer(raw: bytes, model: str, id: str, dialect: Dialect = Dialect.CHAT) -> ChatAnswer:
     """A whole answer under our model name and id; what is no answer is a broken upstream."""
+    body = _object(raw)
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise UpstreamError(Fault.BROKEN, f"an answer without choices: {raw[:120]!r}")
+    body["object"], prefix = OBJECTS[dialect]
+    body["id"] = f"{prefix}{id}"
+    body["model"] = model
+    for name in DROPPED:
+        body.pop(name, None)
+    told = usage_of(body.pop("usage", None))
+    said = _said if dialect is Dialect.CHAT else _written
+    return ChatAnswer(body, told, sum(said(choice) for choice in choices))
+
+
+def embeddings(raw: bytes, model: str) -> ChatAnswer:
+    """A list of vectors under our model name."""
+    body = _object(raw)
+    data = body.get("data")
+    if not isinstance(data, list) or not data:
+        raise UpstreamError(Fault.BROKEN, f"an answer without vectors: {raw[:120]!r}")
+    told = usage_of(body.pop("usage", None))
+    shown = {"object": "list", "data": data, "model": model}
+    return ChatAnswer(shown, told, 0)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UpstreamError(Fault.BROKEN, f"not JSON: {raw[:120]!r}") from error
-    if isinstance(body, dict) and body.get("error"):
+    if not isinstance(body, dict):
+        raise UpstreamError(Fault.BROKEN, f"not an object: {raw[:120]!r}")
+    if body.get("error"):
         raise error_in_body(body["error"])
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise UpstreamError(Fault.BROKEN, f"an answer without choices: {raw[:120]!r}")
-    body["id"] = f"chatcmpl-{id}"
-    body["model"] = model
-    body["object"] = "chat.completion"
-    for name in DROPPED:
-        body.pop(name, None)
-    told = usage_of(body.pop("usage", None))
-    return ChatAnswer(body, told, sum(_said(choice) for choice in choices))
+    return body
 
 
 def _said(choice: Any) -> int:
@@ -104,6 +157,13 @@ def _said(choice: Any) -> int:
         message.get("tool_calls"),
         message.get("refusal"),
     )
+
+
+def _written(choice: Any) -> int:
+    text = choice.get("text") if isinstance(choice, dict) else None
+    if not isinstance(text, str) or choice.get("finish_reason") is None:
+        raise UpstreamError(Fault.BROKEN, "a choice without a text or a reason to end")
+    return _weight(text)
 
 
 def _weight(*parts: Any) -> int:
@@ -120,10 +180,11 @@ def _weight(*parts: Any) -> int:
 def usage_of(told: Any) -> Usage | None:
     """Disjoint buckets from the spellings seen in the field; None if nothing was told.
 
-    `prompt_tokens` includes cached ones at OpenAI, Groq, DeepSeek, Moonshot, Alibaba,
-    Google and OpenRouter; the cached part comes as `prompt_tokens_details.cached_tokens`,
-    or as DeepSeek's `prompt_cache_hit_tokens`, or as Moonshot's `cached_tokens`.
-    Thinking is part of `completion_tokens` everywhere.
+    `prompt_tokens` includes cached ones, read and written, at OpenAI, Groq, DeepSeek, Moonshot,
+    Alibaba, Google and OpenRouter (CLIProxyAPI #1562, 2026-02: 5,004 written of 5,031). The
+    cached part comes as `prompt_tokens_details.cached_tokens`, or as DeepSeek's
+    `prompt_cache_hit_tokens`, or as Moonshot's `cached_tokens`. What `total_tokens` has beyond
+    both sums is `_beside` them.
     """
     if not isinstance(told, dict):
         return None
@@ -139,12 +200,28 @@ def usage_of(told: Any) -> Usage | None:
     write = (
         _count(details, "cache_write_tokens")
         or _count(details, "cache_creation_tokens")
+        or _count(details, "cache_creation_input_tokens")
         or _count(told, "cache_creation_input_tokens")
     )
     thinking = told.get("completion_tokens_details")
     reasoning = _count(thinking, "reasoning_tokens") if isinstance(thinking, dict) else 0
+    beside = _beside(told, prompt, completion)
+    if beside and beside in (write, read + write) and beside != reasoning:
+        prompt += beside
+    elif beside:
+        completion += beside
+        reasoning = beside if reasoning in (0, beside) else reasoning + beside
     reasoning = min(reasoning, max(completion, 0)) if reasoning > 0 else reasoning
     return Usage(prompt - read - write, read, write, completion - reasoning, reasoning)
+
+
+def _beside(told: Mapping[str, Any], prompt: int, completion: int) -> int:
+    """Tokens that a provider counts in its total and in neither sum: as a rule its thinking.
+
+    2026-11: so Google's OpenAI endpoint (vercel/ai #6082, any-llm #1290) and xAI (vercel/ai
+    #12425); a proxy before Anthropic may leave cache reads and writes out of `prompt_tokens`.
+    """
+    return max(0, _count(told, "total_tokens") - prompt - completion) if prompt > 0 else 0
 
 
 def _count(told: Mapping[str, Any], name: str) -> int:
@@ -224,7 +301,7 @@ class Renamer:
 
     def __init__(self, model: str, id: str) -> None:
         self._ours = {
-            "id": b'"id":' + orjson.dumps(f"chatcmpl-{id}"),
+            "id": b'"id":' + orjson.dumps(id),
             "model": b'"model":' + orjson.dumps(model),
         }
         self._known: tuple[Any, Any] | None = None
@@ -270,8 +347,8 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 class StreamDecoder:
     """Server-sent events in, chunks out; knows when the upstream has said all."""
 
-    def __init__(self, model: str, id: str, choices: int) -> None:
-        self._renamer = Renamer(model, id)
+    def __init__(self, model: str, id: str, choices: int, dialect: Dialect = Dialect.CHAT) -> None:
+        self._renamer = Renamer(model, f"{OBJECTS[dialect][1]}{id}")
         self._choices = max(1, choices)
         self._seen: set[Any] = set()
         self._finished: set[Any] = set()
@@ -319,16 +396,24 @@ class StreamDecoder:
         if not event.choices:
             return
         for choice in event.choices:
-            delta = choice.delta
-            if delta is not None:
-                chunk.output_bytes += _delta_weight(delta)
-                self._seen.add(choice.index)
-            if choice.finish_reason:
-                self._finished.add(choice.index)
+            chunk.output_bytes += self._see(choice)
         chunk.finished = len(self._finished) >= self._choices
         if told is not None or event.x_groq is not None:
             payload = _without_usage(payload)
         chunk.events.append(b"data: " + self._renamer.rename(payload, event))
+
+    def _see(self, choice: _Choice) -> int:
+        """Bytes of output in one choice of a chunk, and whether it has ended."""
+        weight = 0
+        if choice.delta is not None:
+            weight = _delta_weight(choice.delta)
+            self._seen.add(choice.index)
+        elif choice.text is not None:
+            weight = _weight(choice.text)
+            self._seen.add(choice.index)
+        if choice.finish_reason:
+            self._finished.add(choice.index)
+        return weight
 
 
 def _delta_weight(delta: _Delta) -> int:

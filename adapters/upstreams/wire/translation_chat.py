@@ -1,0 +1,283 @@
+"""Anthropic's Messages in OpenAI's chat dialect: what is asked of models.
+
+Pure. A request that the other dialect has no word for is the caller's to change
+(`Fault.BAD_REQUEST`, with the field's name). Several of OpenAI's dialect refuse unknown fields:
+only known ones cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from adapters.upstreams.wire.translation_streams import objects, text_of
+from kyma.calls import ChatCall, Dialect, Fault, UpstreamError
+
+Json = dict[str, Any]
+
+EFFORTS = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+"""Efforts of either dialect in the words that every model of the other knows."""
+
+SAME_IN_CHAT = (
+    *("stream", "max_tokens", "temperature", "top_p", "seed", "response_format", "user"),
+    *("frequency_penalty", "presence_penalty", "reasoning_effort", "prompt_cache_key"),
+)
+"""Fields that may stand in a body of the other dialect as they are."""
+
+USER_CHARACTERS = 64
+"""What OpenAI takes of a `user`; Claude Code's `user_id` is longer."""
+
+AGENT_NOTE = "x-anthropic-"
+"""How a line begins that Claude Code puts before its system prompt. It differs from turn to
+turn and would keep every other provider from ever finding the prompt in its cache."""
+
+
+def cannot(param: str, words: str) -> UpstreamError:
+    """The error for a field that cannot be said in the other dialect."""
+    return UpstreamError(Fault.BAD_REQUEST, f"`{param}` {words}.", param=param)
+
+
+def as_object(value: Any) -> Json:
+    """The object, or an empty one where something else stands."""
+    return value if isinstance(value, dict) else {}
+
+
+def messages_to_chat(call: ChatCall, *, thoughts: bool = True) -> ChatCall:
+    """The same request as a chat body; raises `UpstreamError` BAD_REQUEST.
+
+    `thoughts` says whether the provider takes `reasoning_content` in a turn of the assistant
+    (2026-11: Groq answers 400; DeepSeek and Moonshot want it back within a turn of tool calls).
+    """
+    asked = call.body
+    body = {name: asked[name] for name in SAME_IN_CHAT if asked.get(name) is not None}
+    body["messages"] = _system(asked) + _chat_turns(asked, thoughts=thoughts)
+    tools = [tool for tool in map(_function, objects(asked.get("tools"))) if tool is not None]
+    if tools:
+        body["tools"] = tools
+        body.update(_function_choice(as_object(asked.get("tool_choice")), tools))
+    stops = asked.get("stop_sequences")
+    if isinstance(stops, list) and stops:
+        body["stop"] = stops
+    user = as_object(asked.get("metadata")).get("user_id")
+    if isinstance(user, str) and user:
+        body["user"] = user[:USER_CHARACTERS]
+    effort = _effort(asked)
+    if effort:
+        body["reasoning_effort"] = effort
+    schema = _schema(asked)
+    if schema is not None:
+        named = {"name": "answer", "schema": schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    return replace(call, body=body, dialect=Dialect.CHAT)
+
+
+def _schema(asked: Mapping[str, Any]) -> Json | None:
+    config = as_object(asked.get("output_config"))
+    written = as_object(config.get("format") or asked.get("output_format"))
+    schema = written.get("schema")
+    return schema if isinstance(schema, dict) else None
+
+
+def _effort(asked: Mapping[str, Any]) -> str | None:
+    """How hard to think. Without a figure that is left to the model, as Anthropic's does."""
+    thinking = as_object(asked.get("thinking"))
+    if thinking.get("type") == "disabled":
+        return None
+    effort = as_object(asked.get("output_config")).get("effort")
+    if isinstance(effort, str):
+        return EFFORTS.get(effort)
+    budget = thinking.get("budget_tokens")
+    if type(budget) is not int:
+        return None
+    return "low" if budget < 4_096 else "medium" if budget < 16_384 else "high"
+
+
+def _system(asked: Mapping[str, Any]) -> list[Json]:
+    system = asked.get("system")
+    texts = [system] if isinstance(system, str) else [text_of([b]) for b in objects(system)]
+    text = "\n\n".join(text for text in texts if text and not text.startswith(AGENT_NOTE))
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _chat_turns(asked: Mapping[str, Any], *, thoughts: bool) -> list[Json]:
+    messages = objects(asked.get("messages"))
+    spoken = [place for place, message in enumerate(messages) if _is_spoken(message)]
+    loop = spoken[-1] if spoken else -1
+    turns: list[Json] = []
+    for place, message in enumerate(messages):
+        where = f"messages[{place}]"
+        if message.get("role") == "assistant":
+            turns.append(_chat_answer(message, thoughts=thoughts and place > loop))
+        elif message.get("role") == "system":
+            turns.append({"role": "system", "content": text_of(message.get("content"))})
+        else:
+            turns += _chat_user(message, where)
+    return turns
+
+
+def _is_spoken(message: Mapping[str, Any]) -> bool:
+    """Whether a turn is the user's own, not the results of tools alone."""
+    blocks = objects(message.get("content"))
+    results = [block for block in blocks if block.get("type") == "tool_result"]
+    return message.get("role") == "user" and (not results or len(results) < len(blocks))
+
+
+def _chat_user(message: Mapping[str, Any], where: str) -> Iterator[Json]:
+    """Results first, as messages of their own, then what the user says and shows.
+
+    OpenAI's tool messages are text: what a result shows follows as the user's.
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        yield {"role": "user", "content": content}
+        return
+    parts: list[Json] = []
+    for place, block in enumerate(objects(content)):
+        inside = f"{where}.content[{place}]"
+        if block.get("type") != "tool_result":
+            parts += _parts(block, inside)
+            continue
+        told = block.get("content")
+        if isinstance(told, str):
+            told = [{"type": "text", "text": told}]
+        shown = [part for inner in objects(told) for part in _parts(inner, f"{inside}.content")]
+        text = "\n\n".join(part["text"] for part in shown if part["type"] == "text")
+        media = [part for part in shown if part["type"] != "text"]
+        if block.get("is_error") is True and not text.lower().startswith("error"):
+            text = f"Error: {text}"
+        id = str(block.get("tool_use_id"))
+        yield {"role": "tool", "tool_call_id": id, "content": text or ("(below)" if media else "")}
+        if media:
+            parts += [{"type": "text", "text": f"What {id} returned:"}, *media]
+    if parts:
+        yield {"role": "user", "content": _plain(parts)}
+
+
+def _plain(parts: list[Json]) -> str | list[Json]:
+    """Text alone as a string, which every provider takes."""
+    if all(part["type"] == "text" for part in parts):
+        return "\n\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _parts(block: Mapping[str, Any], where: str) -> list[Json]:
+    match block.get("type"):
+        case "text":
+            return _text(text_of([block]))
+        case "image":
+            url = _uri(as_object(block.get("source")), f"{where}.source")
+            return [{"type": "image_url", "image_url": {"url": url}}]
+        case "document":
+            return _document(block, as_object(block.get("source")), where)
+        case "search_result":
+            return _text(_titled(block, text_of(block.get("content"))))
+        case "tool_reference" | "browser_state":
+            return _text(_written(block))
+    return []  # traces of tools that Anthropic runs, containers: nothing for another model
+
+
+def _text(text: str) -> list[Json]:
+    return [{"type": "text", "text": text}]
+
+
+def _document(block: Mapping[str, Any], source: Mapping[str, Any], where: str) -> list[Json]:
+    inner = source.get("content")
+    match source.get("type"):
+        case "text":
+            return _text(_titled(block, str(source.get("data") or "")))
+        case "content" if isinstance(inner, str):
+            return _text(_titled(block, inner))
+        case "content":
+            return [part for b in objects(inner) for part in _inner_parts(b, where)]
+    name = block.get("title") if isinstance(block.get("title"), str) else "document.pdf"
+    file = {"filename": name, "file_data": _uri(source, f"{where}.source")}
+    return [{"type": "file", "file": file}]
+
+
+def _inner_parts(block: Mapping[str, Any], where: str) -> list[Json]:
+    return _parts(block, where) if block.get("type") in ("text", "image") else []
+
+
+def _titled(block: Mapping[str, Any], text: str) -> str:
+    heads = [block.get("title"), block.get("context")]
+    return "\n\n".join([*(head for head in heads if isinstance(head, str) and head), text])
+
+
+def _uri(source: Mapping[str, Any], where: str) -> str:
+    data, url = source.get("data"), source.get("url")
+    if isinstance(data, str):
+        return f"data:{source.get('media_type') or 'application/octet-stream'};base64,{data}"
+    if isinstance(url, str):
+        return url
+    raise cannot(where, "must bring its data or a URL: files are not stored here")
+
+
+def _written(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:  # nested beyond 254, integers beyond 64 bits
+        raise cannot("messages", f"cannot be passed on: {error}") from error
+
+
+def _chat_answer(message: Mapping[str, Any], *, thoughts: bool) -> Json:
+    content = message.get("content")
+    blocks = objects(content)
+    text = (
+        content
+        if isinstance(content, str)
+        else text_of([block for block in blocks if block.get("type") == "text"])
+    )
+    calls = [
+        {
+            "id": str(block.get("id")),
+            "type": "function",
+            "function": {
+                "name": str(block.get("name")),
+                "arguments": _written(as_object(block.get("input"))),
+            },
+        }
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
+    turn: Json = {"role": "assistant", "content": None if calls and not text else text}
+    thought = "".join(str(b.get("thinking") or "") for b in blocks if b.get("type") == "thinking")
+    if thoughts and thought:
+        turn["reasoning_content"] = thought
+    if calls:
+        turn["tool_calls"] = calls
+    return turn
+
+
+def _function(tool: Mapping[str, Any]) -> Json | None:
+    """A tool of the caller's own; those that Anthropic defines or runs have no schema to give."""
+    if tool.get("type") not in (None, "custom") and "input_schema" not in tool:
+        return None
+    function: Json = {"name": str(tool.get("name") or "")}
+    if isinstance(tool.get("description"), str):
+        function["description"] = tool["description"]
+    schema = as_object(tool.get("input_schema")) or {"type": "object", "properties": {}}
+    return {"type": "function", "function": {**function, "parameters": schema}}
+
+
+def _function_choice(choice: Mapping[str, Any], tools: list[Json]) -> Json:
+    found: Json = {}
+    kind, name = choice.get("type"), choice.get("name")
+    if kind in ("auto", "none"):
+        found["tool_choice"] = kind
+    elif kind == "any":
+        found["tool_choice"] = "required"
+    elif kind == "tool" and any(tool["function"]["name"] == name for tool in tools):
+        found["tool_choice"] = {"type": "function", "function": {"name": name}}
+    if choice.get("disable_parallel_tool_use") is True:
+        found["parallel_tool_calls"] = False
+    return found

@@ -1,0 +1,462 @@
+"""What models answer, from each chat dialect into the other: whole and as streams.
+
+Pure. Nothing that arrives is refused here: what the other dialect has no word for is left out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import orjson
+
+from kyma.calls import ChatAnswer, Chunk
+
+FINISHES = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""Anthropic's `stop_reason` → OpenAI's `finish_reason`."""
+
+STOPS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+"""OpenAI's `finish_reason` → Anthropic's `stop_reason`."""
+
+SIGNED = "thinking_blocks"
+"""The field of an OpenAI message that keeps Anthropic's thinking with its signatures, so that a
+client which sends it back does not lose it. LiteLLM's name for it, which agents know."""
+
+RAW_INPUT = "arguments"
+"""The name under which a tool's input is put that is not the JSON object it should be."""
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; nothing if it is none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text_of(content: Any) -> str:
+    """The text of a message that may be a string or parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in objects(content) if isinstance(part.get("text"), str))
+
+
+def input_of(arguments: Any) -> dict[str, Any]:
+    """A tool's input from the JSON that a model wrote; cut or foreign JSON stays as text."""
+    if isinstance(arguments, dict):
+        return arguments
+    text = arguments if isinstance(arguments, str) else ""
+    try:
+        found = msgspec.json.decode(text) if text.strip() else {}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return {RAW_INPUT: text}
+    return found if isinstance(found, dict) else {RAW_INPUT: text}
+
+
+def thoughts_of(message: Mapping[str, Any]) -> str:
+    """What a message or a delta of OpenAI's dialect says of the model's thinking."""
+    for name in ("reasoning_content", "reasoning"):
+        said = message.get(name)
+        if isinstance(said, str) and said:
+            return said
+    return ""
+
+
+def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tool calls of a message as `id`, `name`, `arguments`; old function calls, too."""
+    found: list[dict[str, Any]] = []
+    for call in objects(message.get("tool_calls")):
+        said = call.get("function") or call.get("custom")
+        said = said if isinstance(said, dict) else {}
+        found.append(
+            {
+                "id": str(call.get("id") or f"call_{len(found)}"),
+                "name": str(said.get("name") or ""),
+                "arguments": said.get("arguments", said.get("input")),
+            }
+        )
+    old = message.get("function_call")
+    if not found and isinstance(old, dict):
+        name = str(old.get("name") or "")
+        found.append({"id": f"call_{name}", "name": name, "arguments": old.get("arguments")})
+    return found
+
+
+def use_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Anthropic's block for one of `calls_of`."""
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": call["name"],
+        "input": input_of(call["arguments"]),
+    }
+
+
+def _stop(choice: Mapping[str, Any], *, calls: bool, refused: bool) -> dict[str, Any]:
+    """Anthropic's ending for a finished choice. vLLM tells the sequence that stopped it."""
+    reason = STOPS.get(str(choice.get("finish_reason")), "end_turn")
+    if reason == "end_turn" and (calls or refused):
+        return {"stop_reason": "tool_use" if calls else "refusal", "stop_sequence": None}
+    sequence = choice.get("stop_reason")
+    if reason == "end_turn" and isinstance(sequence, str) and sequence:
+        return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+    return {"stop_reason": reason, "stop_sequence": None}
+
+
+def answer_as_messages(answer: ChatAnswer) -> ChatAnswer:
+    """A `chat.completion` as a `message`; further choices are left out."""
+    choice = next(iter(objects(answer.body.get("choices"))), {})
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    content: list[dict[str, Any]] = []
+    thoughts, text = thoughts_of(message), text_of(message.get("content"))
+    refusal = text_of(message.get("refusal"))
+    if thoughts:
+        content.append({"type": "thinking", "thinking": thoughts, "signature": ""})
+    if text or refusal:
+        content.append({"type": "text", "text": text + refusal})
+    uses = [use_of(call) for call in calls_of(message)]
+    body = {
+        "id": "msg_" + str(answer.body.get("id")).removeprefix("chatcmpl-"),
+        "type": "message",
+        "role": "assistant",
+        "model": answer.body.get("model"),
+        "content": content + uses,
+        **_stop(choice, calls=bool(uses), refused=bool(refusal)),
+    }
+    return ChatAnswer(body, answer.usage, answer.output_bytes)
+
+
+def answer_as_chat(answer: ChatAnswer, created: int = 0) -> ChatAnswer:
+    """A `message` as a `chat.completion`; `created` is in Unix seconds."""
+    blocks = objects(answer.body.get("content"))
+    text = "".join(str(b.get("text") or "") for b in blocks if b.get("type") == "text")
+    thinking = [kept for kept in map(_signed, blocks) if kept]
+    thoughts = "".join(str(b.get("thinking") or "") for b in blocks if b.get("type") == "thinking")
+    calls = [
+        _call(block, arguments_of(block.get("input")))
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if calls and not text else text,
+        "refusal": None,
+    }
+    if thoughts:
+        message["reasoning_content"] = thoughts
+    if thinking:
+        message[SIGNED] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    finish = FINISHES.get(str(answer.body.get("stop_reason")), "stop")
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    body = {
+        "id": "chatcmpl-" + str(answer.body.get("id")).removeprefix("msg_"),
+        "object": "chat.completion",
+        "created": created,
+        "model": answer.body.get("model"),
+        "choices": [choice],
+    }
+    return ChatAnswer(body, answer.usage, answer.output_bytes)
+
+
+def arguments_of(input: Any) -> str:
+    """A tool's input as the JSON text of OpenAI's dialect."""
+    return orjson.dumps(input if isinstance(input, dict) else {}).decode()
+
+
+def _signed(block: Mapping[str, Any]) -> dict[str, str]:
+    """A thinking block as a client may send it back; empty for any other."""
+    match block.get("type"):
+        case "thinking":
+            thought, signature = str(block.get("thinking")), str(block.get("signature") or "")
+            return {"type": "thinking", "thinking": thought, "signature": signature}
+        case "redacted_thinking":
+            return {"type": "redacted_thinking", "data": str(block.get("data") or "")}
+    return {}
+
+
+def _call(block: Mapping[str, Any], arguments: str) -> dict[str, Any]:
+    function = {"name": str(block.get("name") or ""), "arguments": arguments}
+    return {"id": str(block.get("id") or ""), "type": "function", "function": function}
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    body = orjson.dumps({"type": kind, **fields})
+    return b"event: " + kind.encode() + b"\ndata: " + body
+
+
+@dataclass(slots=True)
+class _Use:
+    """A tool call on its way: what of its arguments came, and how much of it was passed on."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    sent: int = 0
+    begun: bool = False
+
+    def whole(self) -> bool:
+        """Whether the arguments are all there: a JSON object that is closed."""
+        return self.arguments.rstrip().endswith("}") and RAW_INPUT not in input_of(self.arguments)
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """Content blocks as Anthropic streams them: one open at a time, each closed before the next."""
+
+    index: int = -1
+    kind: str = ""
+    events: list[bytes] = field(default_factory=list)
+
+    def open(self, kind: str, block: Mapping[str, Any]) -> None:
+        """Begin a block; the one before it ends."""
+        self.close()
+        self.index += 1
+        self.kind = kind
+        started = {"type": kind, **block}
+        self.events.append(_event("content_block_start", index=self.index, content_block=started))
+
+    def delta(self, kind: str, **said: str) -> None:
+        """A piece of the open block."""
+        delta = {"type": kind, **said}
+        self.events.append(_event("content_block_delta", index=self.index, delta=delta))
+
+    def close(self) -> None:
+        """End the open block, if one is."""
+        if self.kind:
+            self.events.append(_event("content_block_stop", index=self.index))
+        self.kind = ""
+
+
+class StreamAsMessages:
+    """Chunks of a chat stream into events of Anthropic's, its blocks in strict order."""
+
+    def __init__(self, model: str, id: str, likely_input: int = 0) -> None:
+        """`likely_input` stands in `message_start`, before the model has told its figure."""
+        self._message: dict[str, Any] = {
+            "id": f"msg_{id}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": likely_input,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "output_tokens": 0,
+            },
+        }
+        self._id = id
+        self._begun = False
+        self._ended = False
+        self._blocks = _Blocks()
+        self._known: dict[Any, _Use] = {}
+        self._waiting: deque[_Use] = deque()
+        self._late: list[tuple[str, str]] = []
+        self._uses = 0
+        self._refused = False
+
+    def take(self, chunk: Chunk) -> Chunk:
+        """The same in Anthropic's dialect; the last one carries the `ending`."""
+        ending = None
+        self._blocks.events = []
+        for raw in chunk.events:
+            ending = self._take(msgspec.json.decode(raw.removeprefix(b"data:"))) or ending
+        events = self._blocks.events
+        return Chunk(events, chunk.output_bytes, chunk.finished, chunk.usage, ending)
+
+    def _take(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        if not self._begun:
+            self._begun = True
+            self._blocks.events.append(_event("message_start", message=self._message))
+            self._blocks.events.append(_event("ping"))
+        for choice in objects(body.get("choices")):
+            if choice.get("index") or self._ended:
+                continue
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._delta(delta)
+            if choice.get("finish_reason"):
+                return self._end(choice)
+        return None
+
+    def _delta(self, delta: Mapping[str, Any]) -> None:
+        self._say("thinking", thoughts_of(delta))
+        self._say("text", text_of(delta.get("content")))
+        refusal = text_of(delta.get("refusal"))
+        self._refused = self._refused or bool(refusal)
+        self._say("text", refusal)
+        for piece in objects(delta.get("tool_calls")):
+            self._call(piece.get("index"), piece.get("id"), piece.get("function"))
+        old = delta.get("function_call")
+        if isinstance(old, dict):
+            self._call("function_call", None, old)
+
+    def _say(self, kind: str, text: str) -> None:
+        if not text:
+            return
+        if self._waiting:  # a call may still be going on: its block has to end first
+            self._late.append((kind, text))
+            return
+        if self._blocks.kind != kind:
+            block = {"text": ""} if kind == "text" else {"thinking": "", "signature": ""}
+            self._blocks.open(kind, block)
+        self._blocks.delta(f"{kind}_delta", **{kind: text})
+
+    def _call(self, index: Any, id: Any, function: Any) -> None:
+        """Take a piece of a call. Google sends every call of a turn under the same index."""
+        function = function if isinstance(function, dict) else {}
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(arguments, dict):
+            arguments = arguments_of(arguments)
+        use = self._known.get(repr(index))
+        if use is None or (name and (use.whole() if not id else use.id != id)):
+            use = _Use(str(id or f"call_{self._id}_{self._uses}"), "")
+            self._uses += 1
+            self._known[repr(index)] = use
+            self._waiting.append(use)
+        if isinstance(name, str) and not use.begun:
+            use.name = use.name or name
+        if isinstance(arguments, str):
+            use.arguments += arguments
+        self._pass_on()
+
+    def _pass_on(self, *, last: bool = False) -> None:
+        """Send what the first waiting call has; the next one begins when that one is whole."""
+        while self._waiting:
+            use = self._waiting[0]
+            if not use.begun and (use.name or last):
+                use.begun = True
+                self._blocks.open("tool_use", {"id": use.id, "name": use.name, "input": {}})
+            if use.begun and use.sent < len(use.arguments):
+                piece = use.arguments[use.sent :]
+                self._blocks.delta("input_json_delta", partial_json=piece)
+                use.sent = len(use.arguments)
+            if not last and not (len(self._waiting) > 1 and use.begun and use.whole()):
+                return
+            self._blocks.close()
+            self._waiting.popleft()
+
+    def _end(self, choice: Mapping[str, Any]) -> dict[str, Any]:
+        self._ended = True
+        self._pass_on(last=True)
+        if any(text.strip() for _, text in self._late):
+            for kind, text in self._late:
+                self._say(kind, text)
+        self._blocks.close()
+        return _stop(choice, calls=self._uses > 0, refused=self._refused)
+
+
+class StreamAsChat:
+    """Events of Anthropic's into chunks of a chat stream."""
+
+    def __init__(self, model: str, id: str, created: int = 0) -> None:
+        """`created` is in Unix seconds."""
+        self._head = {
+            "id": f"chatcmpl-{id}",
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
+        self._begun = False
+        self._ended = False
+        self._calls = -1
+        self._kind = ""
+        self._has_input = False
+        self._thoughts = ""
+        self._signature = ""
+
+    def take(self, chunk: Chunk) -> Chunk:
+        """The same in OpenAI's dialect, the reason to finish included."""
+        deltas: list[dict[str, Any]] = []
+        for raw in chunk.events:
+            body = msgspec.json.decode(raw.partition(b"data:")[2])
+            deltas += [delta for delta in self._take(body) if delta]
+        events = [self._written(delta) for delta in self._with_role(deltas)]
+        if chunk.ending is not None and not self._ended:
+            self._ended = True
+            finish = FINISHES.get(str(chunk.ending.get("stop_reason")), "stop")
+            events += [self._written(delta) for delta in self._with_role([])]
+            events.append(self._written({}, finish))
+        return Chunk(events, chunk.output_bytes, chunk.finished, chunk.usage)
+
+    def _with_role(self, deltas: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        if self._begun:
+            return deltas
+        self._begun = True
+        return [{"role": "assistant", "content": ""}, *deltas]
+
+    def _written(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return b"data: " + orjson.dumps({**self._head, "choices": [choice]})
+
+    def _take(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        block, delta = body.get("content_block"), body.get("delta")
+        match body.get("type"):
+            case "content_block_start" if isinstance(block, dict):
+                return [self._open(block)]
+            case "content_block_delta" if isinstance(delta, dict):
+                return [self._delta(delta)]
+            case "content_block_stop":
+                return [self._close()]
+        return []
+
+    def _open(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        self._kind = str(block.get("type"))
+        self._thoughts = self._signature = ""
+        match self._kind:
+            case "text":
+                return {"content": block["text"]} if block.get("text") else {}
+            case "redacted_thinking":
+                return {SIGNED: [_signed(block)]}
+            case "tool_use":
+                self._calls += 1
+                self._has_input = bool(block.get("input"))
+                arguments = arguments_of(block.get("input")) if self._has_input else ""
+                return {"tool_calls": [{"index": self._calls, **_call(block, arguments)}]}
+        return {}
+
+    def _delta(self, delta: Mapping[str, Any]) -> dict[str, Any]:
+        match delta.get("type"):
+            case "text_delta":
+                return {"content": str(delta.get("text") or "")}
+            case "thinking_delta":
+                thought = str(delta.get("thinking") or "")
+                self._thoughts += thought
+                return {"reasoning_content": thought}
+            case "signature_delta":
+                self._signature += str(delta.get("signature") or "")
+            case "input_json_delta" if self._kind == "tool_use" and delta.get("partial_json"):
+                self._has_input = True
+                return self._arguments(str(delta["partial_json"]))
+        return {}
+
+    def _close(self) -> dict[str, Any]:
+        kind, self._kind = self._kind, ""
+        if kind == "tool_use" and not self._has_input:
+            return self._arguments("{}")
+        if kind == "thinking" and self._signature:
+            signed = {"thinking": self._thoughts, "signature": self._signature}
+            return {SIGNED: [{"type": "thinking", **signed}]}
+        return {}
+
+    def _arguments(self, text: str) -> dict[str, Any]:
+        return {"tool_calls": [{"index": self._calls, "function": {"arguments": text}}]}
