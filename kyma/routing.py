@@ -6,6 +6,7 @@ share, and dice are handed in.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -160,32 +161,78 @@ def weight_of(route: Route, health: Health, now: float) -> float:
     """Share of traffic a route deserves beside others of its layer; above zero."""
     speed = TYPICAL_LATENCY_MS / (TYPICAL_LATENCY_MS + health.latency_ms)
     reliability = (1 - health.failure_rate) ** 2
-    ramp = 1.0
-    if health.ramp_from:
-        ramp = min(1.0, max(0.1, (now - health.ramp_from) / RAMP_S))
-    return max(1e-6, route.weight * speed * reliability * ramp)
+    return max(1e-6, route.weight * speed * reliability * _ramp(health, now))
+
+
+def _ramp(health: Health, now: float) -> float:
+    """How much of its traffic a route that has just recovered gets again, 0.1 to 1."""
+    if not health.ramp_from:
+        return 1.0
+    return min(1.0, max(0.1, (now - health.ramp_from) / RAMP_S))
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """What ties a conversation to a route: its digest, and the key of the route it was last on.
+
+    `held_by` is None where nobody is known to hold its cache.
+    """
+
+    conversation: str
+    held_by: str | None = None
+
+
+SOUND = 0.1
+"""A share of failures up to which a route keeps its conversations."""
 
 
 def order(
-    routes: Iterable[Route], health: Mapping[str, Health], now: float, dice: Callable[[], float]
+    routes: Iterable[Route],
+    health: Mapping[str, Health],
+    now: float,
+    dice: Callable[[], float],
+    affinity: Affinity | None = None,
 ) -> list[Route]:
     """Routes in the order to try them: open breakers last, told-to-wait ones left out.
 
     Within a layer the order is a weighted draw without replacement (Efraimidis and
     Spirakis, 2006: sort by u^(1/w)). `dice` returns uniform numbers in (0, 1).
+
+    With an `affinity` the dice are a hash of conversation and route, so every process draws
+    the same (rendezvous hashing), and latency does not count: a conversation leaves its route
+    only when that fails. The route that holds its cache comes first, even from layer 1.
     """
     usable: list[tuple[int, float, Route]] = []
     shut: list[tuple[float, Route]] = []
     for route in routes:
         state = health.get(route.key, UNKNOWN)
-        if not is_shut(state, now):
+        if is_shut(state, now):
+            if not (state.waits and now < state.open_until):
+                shut.append((max(state.open_until, state.probe_until), route))
+        elif affinity is None:
             draw = dice() ** (1 / weight_of(route, state, now))
             usable.append((route.layer, -draw, route))
-        elif not (state.waits and now < state.open_until):
-            shut.append((max(state.open_until, state.probe_until), route))
+        else:
+            usable.append(_bound(route, state, now, affinity))
     usable.sort(key=lambda entry: entry[:2])
     shut.sort(key=lambda entry: (entry[1].layer, entry[0]))
     return [route for *_, route in usable] + [route for _, route in shut]
+
+
+def _bound(
+    route: Route, health: Health, now: float, affinity: Affinity
+) -> tuple[int, float, Route]:
+    """A route's place for a conversation: layer and draw; the holder of its cache is at -1."""
+    sound = health.failure_rate <= SOUND and not health.open_until
+    if sound and route.key == affinity.held_by and route.layer <= 1:
+        return -1, 0.0, route
+    seed = f"{affinity.conversation}\0{route.key}".encode()
+    number = int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest(), "big")
+    draw = (number + 1) / (2**64 + 1)
+    weight = route.weight * _ramp(health, now)
+    if not sound:
+        weight *= (1 - health.failure_rate) ** 2
+    return route.layer, -(draw ** (1 / max(1e-6, weight))), route
 
 
 def soonest(routes: Sequence[Route], health: Mapping[str, Health], now: float) -> float:

@@ -81,6 +81,21 @@ class _Counted:
     requests: int
 
 
+class MemoryConversations:
+    """Remembers for as long as it lives."""
+
+    def __init__(self) -> None:
+        self.held_by: dict[str, str] = {}
+
+    async def recall(self, conversation: str) -> str | None:
+        """The route that answered last."""
+        return self.held_by.get(conversation)
+
+    def remember(self, conversation: str, route_key: str) -> None:
+        """It answers from now on."""
+        self.held_by[conversation] = route_key
+
+
 class MemoryLimiter:
     """The same sliding windows as the script in Redis, on a given clock."""
 

@@ -60,6 +60,22 @@ class Digests(Protocol):
         ...
 
 
+class Vault(Protocol):
+    """Encryption under keys that only a caller's own secret yields."""
+
+    def key(self, secret: str, purpose: str) -> bytes:
+        """The 32-byte key that this secret has for this purpose; always the same."""
+        ...
+
+    def seal(self, key: bytes, plain: bytes, bound_to: bytes) -> bytes:
+        """Encrypt and authenticate; what it is bound to must be given again to open it."""
+        ...
+
+    def open(self, key: bytes, sealed: bytes, bound_to: bytes) -> bytes | None:
+        """What was sealed, or None if key or binding are others or the bytes were changed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Quota:
     """Answer of the limiter: whether the request may pass, and what is left for headers.
@@ -116,6 +132,18 @@ class HealthBoard(Protocol):
 
     def probing(self, key: str) -> None:
         """A call to a half-open route starts."""
+        ...
+
+
+class Conversations(Protocol):
+    """Which route holds the cache of a conversation: a hint that may be lost, never a promise."""
+
+    async def recall(self, conversation: str) -> str | None:
+        """The key of the route that answered last, if that was lately; None also when unsure."""
+        ...
+
+    def remember(self, conversation: str, route_key: str) -> None:
+        """That this route answered just now; known within moments, in every process."""
         ...
 
 

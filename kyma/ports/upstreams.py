@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from kyma.calls import ChatAnswer, ChatCall, Chunk
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect
 from kyma.ledger import Hold
 from kyma.routing import Route
 
@@ -24,7 +24,11 @@ class Deadline:
 
 
 class ChatUpstream(Protocol):
-    """Chat completions. Failures are raised as `UpstreamError` with a `Fault`."""
+    """Text from a model. Failures are raised as `UpstreamError` with a `Fault`."""
+
+    def serves(self, route: Route, dialect: Dialect) -> bool:
+        """Whether this route can answer calls of a dialect, its own or by translation."""
+        ...
 
     async def answer(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
