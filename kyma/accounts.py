@@ -31,7 +31,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key as far as we know it: the digest is HMAC-SHA-256 under the server's pepper."""
+    """An API key as far as we know it: the digest is HMAC-SHA-256 under the server's pepper.
+
+    `replay_minutes` is how long answers made with it may be kept, encrypted, for a retry.
+    """
 
     id: str
     account_id: str
@@ -41,6 +44,7 @@ class Key:
     last4: str
     created_at: datetime
     revoked_at: datetime | None = None
+    replay_minutes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ class Code(StrEnum):
     REQUEST_TOO_LARGE = "max_single_request_exceeded"
     RATE_LIMITED = "rate_limited"
     INSUFFICIENT_CREDITS = "insufficient_credits"
+    MAX_COST_EXCEEDED = "max_cost_exceeded"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
 
     CONTEXT_TOO_LONG = "context_length_exceeded"
     CONTENT_FILTERED = "content_filter"
@@ -56,6 +59,7 @@ RETRYABLE = frozenset(
     {
         Code.BODY_TIMEOUT,
         Code.RATE_LIMITED,
+        Code.IDEMPOTENCY_IN_PROGRESS,
         Code.PROVIDER_ERROR,
         Code.PROVIDER_TIMEOUT,
         Code.PROVIDER_BUSY,

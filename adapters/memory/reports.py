@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from kyma.accounts import Account
 from kyma.money import Usd
+from kyma.traffic import OK, Probe, ProbeCount, Traffic, tally
 from kyma.usage import CacheUsage, CustomerUsage, Period, UsageRecord
 
 ORDERS: Mapping[str, Callable[[CustomerUsage], int]] = {
@@ -52,6 +53,10 @@ class MemoryReports:
             for record in self._records
         )
 
+    async def traffic(self, since: datetime) -> Sequence[Traffic]:
+        """Every record is looked at; memory does not know when they were written."""
+        return tally(record for record in self._records if record.started_at >= since)
+
     async def database_time(self) -> datetime:
         """The machine's own clock."""
         return datetime.now(UTC)
@@ -73,6 +78,35 @@ class MemoryReports:
             requests=len(records),
             provider_cost=Usd(sum(record.provider_cost for record in records)),
         )
+
+
+class MemoryProbes:
+    """The `Probes` port on a given clock."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._seen: list[tuple[datetime, Probe]] = []
+
+    async def add(self, probes: Sequence[Probe]) -> None:
+        """Remember these."""
+        self._seen.extend((self._now(), probe) for probe in probes)
+
+    async def counts(self, since: datetime) -> Sequence[ProbeCount]:
+        """Counted when asked for."""
+        groups: dict[str, list[tuple[datetime, Probe]]] = defaultdict(list)
+        for at, probe in self._seen:
+            if at >= since:
+                groups[probe.provider].append((at, probe))
+        return [
+            ProbeCount(
+                provider=provider,
+                checks=len(seen),
+                answered=sum(probe.outcome == OK for _, probe in seen),
+                last_outcome=seen[-1][1].outcome,
+                last_at=seen[-1][0],
+            )
+            for provider, seen in sorted(groups.items())
+        ]
 
 
 def _cache(day: datetime, model: str, records: Sequence[UsageRecord]) -> CacheUsage:

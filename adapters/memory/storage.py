@@ -30,6 +30,7 @@ class MemoryStore:
     operators: dict[str, Operator] = field(default_factory=dict)
     balances: dict[str, Balance] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    booked_at: dict[str, datetime] = field(default_factory=dict)
     resolutions: dict[str, Entry] = field(default_factory=dict)
     open_holds: dict[str, tuple[Hold, datetime]] = field(default_factory=dict)
     records: list[UsageRecord] = field(default_factory=list)
@@ -42,6 +43,7 @@ class MemoryStore:
             raise ValueError(f"entry {entry.id} exists")
         self.balances[entry.account_id] = rules.after(self.balances[entry.account_id], entry)
         self.entries[entry.id] = entry
+        self.booked_at[entry.id] = self.now()
         if entry.hold_id is not None and entry.kind is not Kind.HOLD:
             self.resolutions[entry.hold_id] = entry
 
@@ -186,7 +188,7 @@ class MemoryAccounts:
         store = self._store
         for key in store.keys.values():
             if key.digest == digest and key.revoked_at is None:
-                return self._principal(key.account_id, key.id)
+                return self._principal(key.account_id, key.id, key.replay_minutes)
         session = store.sessions.get(digest)
         if session is not None and session.expires_at > store.now():
             return self._principal(session.account_id, "")
@@ -196,9 +198,10 @@ class MemoryAccounts:
         """All changes there ever were; nothing is forgotten here."""
         return frozenset(self._store.changes)
 
-    def _principal(self, account_id: str, key_id: str) -> Principal:
+    def _principal(self, account_id: str, key_id: str, replay_minutes: int = 0) -> Principal:
         account = self._store.accounts[account_id]
-        return Principal(account_id, key_id, account.email, self._standing(account_id))
+        standing = self._standing(account_id)
+        return Principal(account_id, key_id, account.email, standing, replay_minutes)
 
     def _standing(self, account_id: str) -> Standing:
         decided = [row for row in self._store.overrides if row.account_id == account_id]

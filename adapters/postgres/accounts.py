@@ -26,13 +26,13 @@ from kyma.tiers import Override, Standing
 
 PRINCIPALS = text(
     """
-    SELECT s.digest, a.id::text AS account_id, a.email, s.key_id, b.deposited,
+    SELECT s.digest, a.id::text AS account_id, a.email, s.key_id, s.replay_minutes, b.deposited,
            o.id::text AS override_id, o.level, o.operator, o.reason, o.granted_at, o.until
     FROM (
-        SELECT digest, account_id, id::text AS key_id FROM api_keys
+        SELECT digest, account_id, id::text AS key_id, replay_minutes FROM api_keys
         WHERE digest = ANY (:digests) AND revoked_at IS NULL
         UNION ALL
-        SELECT digest, account_id, '' FROM sessions
+        SELECT digest, account_id, '', 0 FROM sessions
         WHERE digest = ANY (:digests) AND expires_at > now()
     ) s
     JOIN accounts a ON a.id = s.account_id
@@ -196,6 +196,19 @@ class PostgresAccounts:
             ).first()
         return None if row is None else _key(row)
 
+    async def set_replay(self, account_id: str, key_id: str, minutes: int) -> Key | None:
+        """The `KeyOptions` port: one row."""
+        async with self._units.unit() as connection:
+            row = (
+                await connection.execute(
+                    update(api_keys)
+                    .where(and_(api_keys.c.id == key_id, api_keys.c.account_id == account_id))
+                    .values(replay_minutes=minutes)
+                    .returning(*api_keys.c)
+                )
+            ).first()
+        return None if row is None else _key(row)
+
     async def standing(self, account_id: str) -> Standing | None:
         """Deposits and override, read now."""
         latest = (
@@ -286,7 +299,7 @@ def _principal(row: Any) -> Principal:
             _utc(row.until),
         )
     standing = Standing(account_id, Usd(row.deposited), override)
-    return Principal(account_id, _hex(row.key_id), row.email, standing)
+    return Principal(account_id, _hex(row.key_id), row.email, standing, row.replay_minutes)
 
 
 def _columns(row: Any) -> dict[str, Any]:
@@ -315,6 +328,7 @@ def _key(row: Any) -> Key:
         row.last4,
         row.created_at,
         _utc(row.revoked_at),
+        row.replay_minutes,
     )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.postgres.traffic import close_hours, traffic_since
 from adapters.postgres.units import PostgresUnits
 from kyma.money import Usd
+from kyma.traffic import Traffic
 from kyma.usage import CacheUsage, CustomerUsage, Period
 
 IN_PERIOD = """
@@ -112,6 +114,14 @@ class PostgresReports:
             {"account": account_id, "since": since},
         )
         return int(row.n)
+
+    async def traffic(self, since: datetime) -> Sequence[Traffic]:
+        """Closed hours from their sums, the hours since from the records."""
+        return await traffic_since(self._units, since)
+
+    async def close_hours(self, limit: int = 24) -> int:
+        """Sum up at most `limit` hours that are over; how many. For the worker."""
+        return await close_hours(self._units, limit)
 
     async def database_time(self) -> datetime:
         """The server's `now()`."""

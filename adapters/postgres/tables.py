@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -41,6 +42,7 @@ api_keys = Table(
     Column("last4", Text, nullable=False),
     Column("created_at", _time, nullable=False),
     Column("revoked_at", _time),
+    Column("replay_minutes", SmallInteger, nullable=False),
 )
 
 sessions = Table(
@@ -82,4 +84,14 @@ balances = Table(
     Column("held_paid", BigInteger, nullable=False),
     Column("held_promo", BigInteger, nullable=False),
     Column("deposited", BigInteger, nullable=False),
+)
+
+provider_probes = Table(
+    "provider_probes",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("latency_ms", Integer, nullable=False),
+    Column("probed_at", _time, nullable=False),
 )

@@ -49,6 +49,32 @@ async def audit(context: dict[str, Any]) -> None:
 async def tidy(context: dict[str, Any]) -> None:
     """Forget what nobody asks for any more."""
     await context["container"].accounts().tidy()
+    await context["container"].probes().tidy()
+
+
+async def probe(context: dict[str, Any]) -> None:
+    """Ask every provider whether it answers, and remember what it said."""
+    container = context["container"]
+    await container.probes().add(await container.prober().ask())
+
+
+async def close_hours(context: dict[str, Any]) -> int:
+    """Sum up the usage records of hours that are over, for the public figures."""
+    closed: int = await context["container"].reports().close_hours()
+    return closed
+
+
+async def forget(context: dict[str, Any]) -> None:
+    """Delete kept answers when their minutes are over, and claims when their day is."""
+    claims = context["container"].claims()
+    for _ in range(MAX_ROUNDS):
+        if not await claims.tidy():
+            break
+
+
+async def beat(context: dict[str, Any]) -> None:
+    """Say that a worker is alive."""
+    await context["container"].pulse().beat()
 
 
 async def _start(context: dict[str, Any]) -> None:
@@ -58,6 +84,8 @@ async def _start(context: dict[str, Any]) -> None:
 async def _stop(context: dict[str, Any]) -> None:
     container = context["container"]
     await container.ledger().close()
+    await container.transport().close()
+    await container.redis().aclose()
     await container.units().close()
 
 
@@ -75,6 +103,10 @@ def main() -> None:
             _every(sweep, second=set(range(0, 60, 5))),
             _every(audit, minute=tens, second=30),
             _every(tidy, minute=tens, second=0),
+            _every(beat, second=set(range(2, 60, 5)), run_at_startup=True),
+            _every(probe, minute=set(range(0, 60, 5)), second=15, run_at_startup=True),
+            _every(close_hours, second=45),
+            _every(forget, second=20),
         ],
         redis_settings=RedisSettings.from_dsn(settings.redis_url),
         queue_name=QUEUE,

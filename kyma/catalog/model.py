@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from kyma.calls import Dialect
 from kyma.errors import Code, Refusal
 from kyma.pricing import PerToken
 from kyma.routing import Route
+
+CHAT = "chat"
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,8 @@ class Model:
     elsewhere. `siblings` (same family, other version) and `substitutes` (equal quality)
     name the models whose routes become layers 2 and 3. `context_window` and
     `max_output_tokens` are tokens; `created` is when it joined the catalogue, in Unix
-    seconds. `sampling` is false where the creator refuses `temperature` and `top_p`.
+    seconds. `sampling` is false where the creator refuses `temperature` and `top_p`. `embeds`
+    is set where it makes vectors, or may do so: of a local server's models we do not know.
     """
 
     id: str
@@ -39,7 +44,8 @@ class Model:
     hot: bool = False
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
-    capability: str = "chat"
+    capability: str = CHAT
+    embeds: bool = False
     created: int = 0
     sampling: bool = True
     tools: bool = True
@@ -50,6 +56,10 @@ class Model:
     cost_grade: str = "balanced"
     quality_grade: str = "strong"
     release_stage: str = "stable"
+
+    def speaks(self, dialect: Dialect) -> bool:
+        """Whether it can be asked in a dialect at all."""
+        return self.embeds if dialect is Dialect.EMBEDDINGS else self.capability == CHAT
 
     @property
     def vision(self) -> bool:

@@ -532,8 +532,7 @@ _OPEN = (
     ),
 )
 
-# Cache writes cost 1.25 × input, Anthropic's published rule. Structured outputs are not
-# promised: Anthropic's OpenAI endpoint ignores `response_format`.
+# Cache writes cost 1.25 × input, Anthropic's published rule for five minutes.
 _CLAUDE = (
     Model(
         id="claude-opus-4-7",
@@ -554,7 +553,6 @@ _CLAUDE = (
         input_modalities=SEES,
         sampling=False,
         reasoning=True,
-        structured_outputs=False,
         speed_grade="slow",
         cost_grade="premium",
         quality_grade="frontier-open",
@@ -578,7 +576,6 @@ _CLAUDE = (
         recommended_for=("coding", "agent", "writing"),
         input_modalities=SEES,
         reasoning=True,
-        structured_outputs=False,
         cost_grade="premium",
         quality_grade="frontier-open",
         created=MAY_1,
@@ -601,7 +598,6 @@ _CLAUDE = (
         recommended_for=("fast", "writing"),
         input_modalities=SEES,
         reasoning=True,
-        structured_outputs=False,
         speed_grade="fast",
         cost_grade="premium",
         created=MAY_1,

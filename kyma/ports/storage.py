@@ -11,6 +11,7 @@ from kyma.accounts import Account, Key, Operator, Session
 from kyma.ledger import Balance, Hold, LedgerHealth, Outcome, Resolution
 from kyma.money import Usd
 from kyma.tiers import Override, Standing
+from kyma.traffic import Probe, ProbeCount, Traffic
 from kyma.usage import CacheUsage, CustomerUsage, Period, UsageRecord
 
 
@@ -75,12 +76,16 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a secret belongs to, with all that admission derives a tier from."""
+    """Who a secret belongs to, with all that admission derives a tier from.
+
+    `replay_minutes` is the key's consent to encrypted replay; 0 for a session.
+    """
 
     account_id: str
     key_id: str
     email: str
     standing: Standing
+    replay_minutes: int = 0
 
 
 class Principals(Protocol):
@@ -172,6 +177,25 @@ class Reports(Protocol):
         """How many requests of an account were recorded since a moment."""
         ...
 
+    async def traffic(self, since: datetime) -> Sequence[Traffic]:
+        """Sums of all records since a whole hour, in the order of model and provider.
+
+        Bounded, however many records there are. No customer is in it.
+        """
+        ...
+
     async def database_time(self) -> datetime:
         """The clock that decides expiry."""
+        ...
+
+
+class Probes(Protocol):
+    """Whether providers answered when they were asked."""
+
+    async def add(self, probes: Sequence[Probe]) -> None:
+        """Remember these, as of now."""
+        ...
+
+    async def counts(self, since: datetime) -> Sequence[ProbeCount]:
+        """Each provider's probes since a moment, in the order of names."""
         ...

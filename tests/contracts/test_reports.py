@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters.memory.reports import MemoryReports
 from adapters.postgres.reports import PostgresReports
 from kyma.accounts import Account
-from kyma.money import usd
+from kyma.money import Usd, usd
 from kyma.ports.storage import Reports
-from kyma.usage import CacheUsage, CustomerUsage, Period, Usage, UsageRecord
+from kyma.traffic import FAILED, FAILED_TRIES, SUMS, Traffic, tally, total
+from kyma.usage import Attempt, CacheUsage, CustomerUsage, Period, Usage, UsageRecord
 from tests.builders import a_record, an_account, new_id
 
 DAY = datetime(2026, 5, 10, tzinfo=UTC)
@@ -33,9 +38,9 @@ INSERT_RECORD = text(
         reasoning_tokens, evidence, price_version, charged, cache_discount, provider_cost,
         first_byte_ms, duration_ms, attempts, started_at, created_at)
     VALUES (
-        :id, :account_id, 'chat', :model, :model, 'groq', 0, false, 'ok', :input, :cache_read,
-        :cache_write, :output, :reasoning, 'exact', 'v1', :charged, :cache_discount,
-        :provider_cost, 1, 2, '[]', :started_at, :created_at)
+        :id, :account_id, 'chat', :asked, :model, :provider, :layer, false, :outcome, :input,
+        :cache_read, :cache_write, :output, :reasoning, 'exact', 'v1', :charged,
+        :cache_discount, :provider_cost, 1, 2, CAST(:attempts AS jsonb), :started_at, :created_at)
     """
 )
 
@@ -67,7 +72,12 @@ def columns(record: UsageRecord) -> dict[str, object]:
     return {
         "id": record.id,
         "account_id": record.account_id,
+        "asked": record.requested_model,
         "model": record.served_model,
+        "provider": record.provider,
+        "layer": record.layer,
+        "outcome": record.outcome,
+        "attempts": json.dumps([dataclasses.asdict(attempt) for attempt in record.attempts]),
         "input": usage.input,
         "cache_read": usage.cache_read,
         "cache_write": usage.cache_write,
@@ -203,3 +213,105 @@ async def test_the_database_has_a_clock_with_a_zone(stage: Stage) -> None:
     now = await stage.reports.database_time()
     assert now.utcoffset() == timedelta(0)
     assert abs(now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+OUTCOMES = ("ok", "ok", "ok", "client_left", "cut_by_gateway", "content_filter", *FAILED)
+TRIES = ("ok", "cancelled", "bad_request", *FAILED_TRIES)
+MODELS = ("qwen-3.6-plus", "Zephyr", "kimi-k2.5", "")
+PROVIDERS = ("groq", "Alibaba", "")
+
+
+def a_chance_record(dice: random.Random, started_at: datetime) -> UsageRecord:
+    """Any combination at all: what cannot happen must not break the sums either."""
+    return used(
+        an_account(),
+        requested_model=dice.choice(MODELS),
+        served_model=dice.choice(MODELS),
+        provider=dice.choice(PROVIDERS),
+        layer=dice.randrange(4),
+        outcome=dice.choice(OUTCOMES),
+        usage=Usage(*(dice.choice((0, dice.randrange(10_000))) for _ in range(5))),
+        cache_discount=Usd(dice.randrange(10**12)),
+        attempts=tuple(
+            Attempt(dice.choice(PROVIDERS), "upstream", dice.randrange(4), dice.choice(TRIES), 7)
+            for _ in range(dice.randrange(4))
+        ),
+        started_at=started_at,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_traffic_is_what_the_rule_makes_of_the_records(stage: Stage, seed: int) -> None:
+    dice = random.Random(seed)
+    records = [a_chance_record(dice, DAY + timedelta(minutes=place)) for place in range(120)]
+    early = a_chance_record(dice, DAY - timedelta(hours=1))
+    await stage.put([], [*records, early])
+    assert list(await stage.reports.traffic(DAY)) == tally(records)
+    assert list(await stage.reports.traffic(DAY + timedelta(days=2))) == []
+
+
+async def close_all(reports: PostgresReports) -> int:
+    closed = 0
+    while done := await reports.close_hours(limit=100):
+        closed += done
+    return closed
+
+
+async def test_closing_hours_changes_no_figure(postgres_engine: AsyncEngine) -> None:
+    reports = PostgresReports(postgres_engine)
+    stage = Stage(reports, {}, [], postgres_engine)
+    now = await reports.database_time()
+    since = now.replace(minute=0, second=0, microsecond=0) - timedelta(days=7)
+    dice = random.Random(9)
+    old = [
+        a_chance_record(dice, now - timedelta(hours=5 * place, minutes=9)) for place in range(30)
+    ]
+    await stage.put([], old)
+    expected = tally([record for record in old if record.started_at >= since])
+    assert list(await reports.traffic(since)) == expected
+    assert await close_all(reports) > 100
+    assert list(await reports.traffic(since)) == expected
+    late = a_chance_record(dice, now - timedelta(seconds=10))
+    await stage.put([], [late])
+    after = [record for record in (*old, late) if record.started_at >= since]
+    assert list(await reports.traffic(since)) == tally(after)
+    assert await close_all(reports) == 0
+
+
+async def test_an_hour_is_closed_once_by_however_many(postgres_engine: AsyncEngine) -> None:
+    reports = PostgresReports(postgres_engine)
+    stage = Stage(reports, {}, [], postgres_engine)
+    now = await reports.database_time()
+    since = now.replace(minute=0, second=0, microsecond=0) - timedelta(days=7)
+    record = used(an_account(), started_at=now - timedelta(hours=9))
+    await stage.put([], [record])
+    await asyncio.gather(*(close_all(reports) for _ in range(4)))
+    assert total(await reports.traffic(since)).requests == 1
+
+
+async def test_the_hour_under_way_is_not_closed(postgres_engine: AsyncEngine) -> None:
+    reports = PostgresReports(postgres_engine)
+    stage = Stage(reports, {}, [], postgres_engine)
+    now = await reports.database_time()
+    await stage.put([], [used(an_account(), started_at=now - timedelta(seconds=3))])
+    assert await close_all(reports) <= 1
+    async with postgres_engine.connect() as connection:
+        newest = (await connection.execute(text("SELECT max(hour) FROM closed_hours"))).scalar()
+    assert newest is None or newest + timedelta(hours=1) <= now
+
+
+async def test_hours_further_back_than_any_figure_are_left_alone(
+    postgres_engine: AsyncEngine,
+) -> None:
+    reports = PostgresReports(postgres_engine)
+    stage = Stage(reports, {}, [], postgres_engine)
+    now = await reports.database_time()
+    await stage.put([], [used(an_account(), started_at=now - timedelta(days=400))])
+    assert 24 * 8 - 1 <= await close_all(reports) <= 24 * 8 + 1
+
+
+def test_every_sum_of_traffic_is_stored_by_the_hour() -> None:
+    assert set(SUMS) == {field.name for field in dataclasses.fields(Traffic)} - {
+        "model",
+        "provider",
+    }
