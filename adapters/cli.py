@@ -282,7 +282,8 @@ class _Machine:
                 self._python(f"http-{number}", "adapters.http.serve", *shared),
                 ready=lambda: http_answers(host, settings.port, "/healthz"),
                 ready_within_s=60.0,
-                grace_s=30.0,  # answers in flight are finished, and paid for
+                # Answers in flight are finished, and paid for.
+                grace_s=settings.shutdown_grace_s + 10.0,
             )
             for number in range(1, settings.processes + 1)
         ]

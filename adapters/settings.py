@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     chunk_timeout_s: float = Field(
         default=30.0, gt=0, description="Between two chunks of a stream."
     )
+    keepalive_s: float = Field(
+        default=15.0, gt=0, description="Silence of a stream after which a comment is sent."
+    )
     request_timeout_s: float = Field(
         default=600.0, gt=0, description="One deadline for a whole request, every attempt included."
     )
@@ -121,6 +124,9 @@ class Settings(BaseSettings):
     )
     body_timeout_s: float = Field(
         default=30.0, gt=0, description="For a client to finish sending a body."
+    )
+    shutdown_grace_s: int = Field(
+        default=20, ge=0, le=3600, description="For answers under way to end when told to stop."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line written."

@@ -182,7 +182,9 @@ def test_codes_are_stable_words() -> None:
 
 def test_what_is_retryable_is_not_the_callers_own_mistake() -> None:
     mistakes = {400, 401, 402, 403, 404, 405, 409, 413, 415}
-    assert not {code for code in RETRYABLE if STATUS[code][0] in mistakes}
+    # Still under way: the one conflict that time resolves.
+    waits = RETRYABLE - {Code.IDEMPOTENCY_IN_PROGRESS}
+    assert not {code for code in waits if STATUS[code][0] in mistakes}
     assert {code for code in Code if STATUS[code][0] >= 500} <= RETRYABLE
 
 

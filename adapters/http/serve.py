@@ -15,9 +15,6 @@ from adapters import log
 from adapters.container import Container, start, stop
 from adapters.settings import Settings
 
-GRACE_S = 20
-"""How long answers under way may take to end once the process was told to stop."""
-
 
 async def serve(settings: Settings, *, reuse_port: bool) -> None:
     """Serve until told to stop, then finish what is under way."""
@@ -40,7 +37,7 @@ async def serve(settings: Settings, *, reuse_port: bool) -> None:
             log_config=None,
             backlog=2048,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
         )
     )
     # What exists now lives as long as the process: keep the collector from walking it.

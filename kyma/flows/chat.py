@@ -8,24 +8,26 @@ however one leaves. Two models are never spliced into one answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
-from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
+from kyma.calls import ChatAnswer, ChatCall, Dialect, Fault, UpstreamError, conversation_of
 from kyma.catalog.model import Catalogue, Model
 from kyma.errors import Code, Refusal
 from kyma.flows.access import Admission
 from kyma.flows.billing import Billing
+from kyma.flows.live import Begun, LiveAnswer, until_text
+from kyma.flows.ticket import Receipt, Served, Ticket
+from kyma.generations import price_used
 from kyma.ledger import Hold, Outcome
 from kyma.money import ZERO, Usd
-from kyma.ports.runtime import Alerts, Chance, Clock, HealthBoard, Limiter
+from kyma.ports.runtime import Alerts, Chance, Clock, Conversations, HealthBoard, Limiter
 from kyma.ports.storage import StorageUnavailable
 from kyma.ports.upstreams import ChatUpstream, Deadline
 from kyma.pricing import PerToken, plausible
-from kyma.routing import UNKNOWN, Route, Step, is_half_open, next_step, order, soonest
+from kyma.routing import UNKNOWN, Affinity, Route, Step, is_half_open, next_step, order, soonest
 from kyma.usage import NOTHING, Attempt, Evidence, Usage, UsageRecord
 
 T = TypeVar("T")
@@ -37,54 +39,13 @@ SECOND_ROUND_PAUSE_S = 0.2
 SECOND_ROUND_MAX_PAUSE_S = 3.0
 """When every route failed, one more round is tried if none asks us to wait longer than this."""
 
-DRAIN_S = 2.0
-"""After a client left, how long its stream may still end by itself and tell its usage."""
+CACHEABLE_TOKENS = 1024
+"""Prompts from this size on are cached by providers (docs page guides/prompt-caching)."""
+
+MAX_LAYER = 3
 
 BYTES_PER_TOKEN = 4
 """Used only where an upstream does not tell: UTF-8 bytes of output per token, on the low side."""
-
-
-@dataclass(slots=True)
-class Ticket:
-    """One request on its way: everything its record needs. Mutable, owned by one task."""
-
-    id: str
-    admission: Admission
-    call: ChatCall
-    model: Model
-    alias: str | None
-    endpoint: str
-    started_at: datetime
-    started: float
-    deadline: Deadline
-    gone: Callable[[], bool]
-    attempts: list[Attempt] = field(default_factory=list)
-    upstream_s: float = 0.0
-    first_byte_ms: int = 0
-
-    @property
-    def fell_back(self) -> bool:
-        """Whether another route than the first choice serves."""
-        return bool(self.attempts) and (len(self.attempts) > 1 or self.attempts[-1].layer > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a finished request used and cost. `charged` is what was settled."""
-
-    usage: Usage
-    charged: Usd
-    cache_discount: Usd
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A whole answer: the body as the model gave it, who gave it, and the receipt."""
-
-    ticket: Ticket
-    route: Route
-    answer: ChatAnswer
-    receipt: Receipt
 
 
 class Chat:
@@ -97,6 +58,7 @@ class Chat:
         upstream: ChatUpstream,
         board: HealthBoard,
         limiter: Limiter,
+        conversations: Conversations,
         alerts: Alerts,
         clock: Clock,
         chance: Chance,
@@ -108,6 +70,7 @@ class Chat:
         self._upstream = upstream
         self._board = board
         self._limiter = limiter
+        self._conversations = conversations
         self._alerts = alerts
         self._clock = clock
         self._chance = chance
@@ -123,12 +86,21 @@ class Chat:
         id: str,
         endpoint: str,
         gone: Callable[[], bool],
+        began: float | None = None,
+        max_layer: int = MAX_LAYER,
     ) -> Ticket:
-        """Start the clock of a request; `gone` tells whether its client has left.
+        """Start the clock of a request, or refuse one that no route may serve.
 
-        `id` names the request, its hold, its usage record and its answer.
+        `id` names the request, its hold, its usage record and its answer; `gone` tells whether
+        its client has left; `began` is when it came (monotonic), now if not given. Routes
+        beyond `max_layer` are left out: 1 refuses every substitute model.
         """
-        now = self._clock.monotonic()
+        started = self._clock.monotonic() if began is None else began
+        try:
+            routes = self._routes(call, model, max_layer)
+        except Refusal:
+            self._correct_limits(admission, call, NOTHING)
+            raise
         return Ticket(
             id=id,
             admission=admission,
@@ -137,10 +109,44 @@ class Chat:
             alias=alias,
             endpoint=endpoint,
             started_at=self._clock.now(),
-            started=now,
-            deadline=Deadline(now + self._request_timeout_s),
+            started=started,
+            deadline=Deadline(started + self._request_timeout_s),
             gone=gone,
+            routes=routes,
+            affinity=_affinity(call, model),
         )
+
+    def _routes(self, call: ChatCall, model: Model, max_layer: int) -> tuple[Route, ...]:
+        """The routes that could serve this call, whatever their health."""
+        known = self._catalogue.routes(model)
+        need = call.size.likely_input + call.size.max_output
+        speaking = [
+            route
+            for route in known
+            if model.speaks(call.dialect) and self._upstream.serves(route, call.dialect)
+        ]
+        if known and not speaking:
+            raise Refusal(
+                Code.MODEL_NOT_FOUND,
+                f"{model.id} is not offered on this endpoint ({call.dialect}) by any provider "
+                "here. GET /v1/models lists what each model can do.",
+                param="model",
+            )
+        routes = tuple(
+            route
+            for route in speaking
+            if route.layer <= max_layer
+            # A substitute whose window is too small would answer with the caller's error.
+            and (route.model == model.id or self._catalogue.get(route.model).context_window >= need)
+        )
+        if not routes:
+            why = "within the fallback layers that this request allows " if known else ""
+            raise Refusal(
+                Code.NO_ROUTE,
+                f"No provider that is configured here serves {model.id} {why}now. "
+                "Nothing was charged.",
+            )
+        return routes
 
     async def answer(self, ticket: Ticket) -> Served:
         """A whole answer, settled before it is returned."""
@@ -164,18 +170,18 @@ class Chat:
         hold = await self._hold(ticket)
         async with AsyncExitStack() as sockets:
 
-            async def begin(route: Route) -> _Begun:
+            async def begin(route: Route) -> Begun:
                 attempt = AsyncExitStack()
                 try:
                     chunks = await attempt.enter_async_context(
                         self._upstream.stream(ticket.call, route, hold, ticket.deadline)
                     )
-                    first = await _until_text(chunks)
+                    first = await until_text(chunks)
                 except BaseException:
                     await attempt.aclose()
                     raise
                 sockets.push_async_exit(attempt)
-                return _Begun(chunks, first)
+                return Begun(chunks, first)
 
             try:
                 begun, route = await self._first_to_answer(ticket, begin)
@@ -189,13 +195,24 @@ class Chat:
                 await self._billing.detached(live.leave())
 
     async def _hold(self, ticket: Ticket) -> Hold:
+        """Place the hold; meanwhile ask which route holds the conversation's cache."""
+        began = self._clock.monotonic()
+        asking = None
+        if ticket.affinity is not None:
+            asking = asyncio.ensure_future(self._conversations.recall(ticket.affinity.conversation))
         try:
-            return await self._billing.hold(
+            hold = await self._billing.hold(
                 ticket.id, ticket.admission.principal.account_id, ticket.model, ticket.call.size
             )
         except BaseException:
-            self._correct_limits(ticket, NOTHING)
+            if asking is not None:
+                asking.cancel()
+            self._correct_limits(ticket.admission, ticket.call, NOTHING)
             raise
+        if ticket.affinity is not None and asking is not None:
+            ticket.affinity = replace(ticket.affinity, held_by=await asking)
+        ticket.hold_s = self._clock.monotonic() - began
+        return hold
 
     async def _first_to_answer(
         self, ticket: Ticket, ask: Callable[[Route], Awaitable[T]]
@@ -223,19 +240,12 @@ class Chat:
         raise refusal_of(first_fault) from first_fault
 
     def _order(self, ticket: Ticket) -> list[Route]:
-        size = ticket.call.size
-        need = size.likely_input + size.max_output
         return order(
-            (
-                route
-                for route in self._catalogue.routes(ticket.model)
-                # A substitute whose window is too small would answer with the caller's error.
-                if route.model == ticket.model.id
-                or self._catalogue.get(route.model).context_window >= need
-            ),
+            ticket.routes,
             self._board.view(),
             self._clock.now().timestamp(),
             self._chance.dice,
+            ticket.affinity,
         )
 
     def _is_over(self, ticket: Ticket) -> bool:
@@ -243,8 +253,8 @@ class Chat:
 
     async def _pause(self, ticket: Ticket) -> bool:
         """Wait for the first route that may be tried again; False if that is too far off."""
-        routes = self._catalogue.routes(ticket.model)
-        if not routes or len(ticket.attempts) >= MAX_ATTEMPTS or self._is_over(ticket):
+        routes = ticket.routes
+        if len(ticket.attempts) >= MAX_ATTEMPTS or self._is_over(ticket):
             return False
         view = self._board.view()
         now = self._clock.now().timestamp()
@@ -281,22 +291,17 @@ class Chat:
             )
         ticket.first_byte_ms = int((self._clock.monotonic() - ticket.started) * 1000)
         self._board.succeeded(route.key, took * 1000)
+        if ticket.affinity is not None and route.layer <= 1:
+            self._conversations.remember(ticket.affinity.conversation, route.key)
         return answer
 
     def _no_route(self, ticket: Ticket) -> Refusal:
-        routes = self._catalogue.routes(ticket.model)
         if ticket.gone():
             return Refusal(Code.STREAM_INTERRUPTED, "The client left before an answer began.")
-        if not routes:
-            return Refusal(
-                Code.NO_ROUTE,
-                f"No provider that is configured here serves {ticket.model.id}. "
-                "Nothing was charged.",
-            )
         return Refusal(
             Code.NO_ROUTE,
             f"Every provider of {ticket.model.id} asks us to wait. Nothing was charged.",
-            retry_after_s=soonest(routes, self._board.view(), self._clock.now().timestamp()),
+            retry_after_s=soonest(ticket.routes, self._board.view(), self._clock.now().timestamp()),
         )
 
     def evidence(
@@ -317,10 +322,11 @@ class Chat:
         self, ticket: Ticket, hold: Hold, route: Route, usage: Usage, outcome: str
     ) -> Receipt:
         """Charge what was used, at most the hold, and write the record with it."""
-        self._correct_limits(ticket, usage)
+        self._correct_limits(ticket.admission, ticket.call, usage)
         price = self._price(ticket.model, route, usage)
         bill, cost = price.bill(usage), route.cost.bill(usage)
         record = self._record(ticket, route, usage, outcome, price.cache_discount(usage), cost)
+        began = self._clock.monotonic()
         try:
             resolved = await self._billing.settle(hold, bill, cost, record)
         except StorageUnavailable as error:
@@ -331,17 +337,16 @@ class Chat:
                 retry_after_s=2,
                 charged=None,
             ) from error
+        ticket.settle_s = self._clock.monotonic() - began
         if resolved.outcome not in {Outcome.DONE, Outcome.ALREADY_SETTLED}:
             # The sweep was faster: the customer has the credit back, the work is our loss.
             return Receipt(usage, ZERO, record.cache_discount)
         return Receipt(usage, resolved.settled, record.cache_discount)
 
     def _price(self, model: Model, route: Route, usage: Usage) -> PerToken:
-        """A substitute is billed at the cheaper of the two prices, never above what was asked."""
         if route.model == model.id:
             return model.price
-        served = self._catalogue.get(route.model).price
-        return min(model.price, served, key=lambda price: price.bill(usage))
+        return price_used(model.price, self._catalogue.get(route.model).price, usage)
 
     async def broke(
         self, ticket: Ticket, hold: Hold, route: Route, usage: Usage, error: UpstreamError
@@ -364,7 +369,7 @@ class Chat:
         usage: Usage = NOTHING,
     ) -> None:
         """Return the hold. What a provider bills us for a broken answer is our cost."""
-        self._correct_limits(ticket, usage)
+        self._correct_limits(ticket.admission, ticket.call, usage)
         cost = route.cost.bill(usage) if route else ZERO
         record = self._record(ticket, route, usage, outcome, ZERO, cost)
         try:
@@ -373,11 +378,10 @@ class Chat:
             # Nothing more can be done here: the hold expires and the sweep returns it.
             return
 
-    def _correct_limits(self, ticket: Ticket, usage: Usage) -> None:
-        size = ticket.call.size
-        reserved = size.likely_input + size.max_output
+    def _correct_limits(self, admission: Admission, call: ChatCall, usage: Usage) -> None:
+        """From what the limits reserved for a call to what it used."""
+        reserved = call.size.likely_input + call.size.max_output
         used = usage.prompt_tokens + usage.completion_tokens
-        admission = ticket.admission
         self._limiter.correct(admission.principal.account_id, admission.quota, used - reserved)
 
     def _record(
@@ -412,106 +416,22 @@ class Chat:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A stream that has shown its first text."""
-
-    chunks: AsyncIterator[Chunk]
-    first: list[Chunk]
-
-
-async def _until_text(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
-    """Read until something worth showing has come: up to here another route may take over."""
-    seen: list[Chunk] = []
-    async for chunk in chunks:
-        seen.append(chunk)
-        if chunk.output_bytes or chunk.finished:
-            return seen
-    return seen
-
-
-class LiveAnswer:
-    """A stream under way. Iterate `events()` once; then `receipt` and `ending` are there."""
-
-    def __init__(self, chat: Chat, ticket: Ticket, route: Route, hold: Hold, begun: _Begun) -> None:
-        self._chat = chat
-        self.ticket = ticket
-        self.route = route
-        self.receipt: Receipt | None = None
-        self.ending: Mapping[str, Any] | None = None
-        self._hold = hold
-        self._begun = begun
-        self._output_bytes = 0
-        self._finished = False
-        self._told: Usage | None = None
-        self._resolved = False
-        for chunk in begun.first:
-            self._see(chunk)
-
-    async def events(self) -> AsyncIterator[list[bytes]]:
-        """Server-sent events as they come; once they end, the answer has been settled.
-
-        Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned.
-        """
-        try:
-            for chunk in self._begun.first:
-                if chunk.events:
-                    yield chunk.events
-            async for chunk in self._begun.chunks:
-                self._see(chunk)
-                if chunk.events:
-                    yield chunk.events
-        except UpstreamError as error:
-            if not self._finished:
-                raise await self._broken(error) from error
-        await self._settle("ok")
-
-    def _see(self, chunk: Chunk) -> None:
-        self._output_bytes += chunk.output_bytes
-        if chunk.finished:
-            self._finished = True
-        if chunk.usage is not None:
-            self._told = chunk.usage
-        if chunk.ending is not None:
-            self.ending = chunk.ending
-
-    async def _settle(self, outcome: str) -> None:
-        self._resolved = True
-        usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
-        self.receipt = await self._chat.settle(self.ticket, self._hold, self.route, usage, outcome)
-
-    async def _broken(self, error: UpstreamError) -> Refusal:
-        self._resolved = True
-        usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
-        await self._chat.broke(self.ticket, self._hold, self.route, usage, error)
-        return Refusal(
-            Code.STREAM_INTERRUPTED,
-            "The provider's stream broke off before the answer was complete. "
-            "Nothing was charged; send the request again.",
-        )
-
-    async def leave(self) -> None:
-        """Resolve a stream that its reader left: let it end within a cap, else bill what came.
-
-        A stream that we cut ourselves, because this process stops, is not billed.
-        """
-        if self._resolved:
-            return
-        if not self.ticket.gone():
-            await self._chat.cut(self.ticket, self._hold, self.route)
-            return
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                async for chunk in self._begun.chunks:
-                    self._see(chunk)
-        except (TimeoutError, UpstreamError):
-            self._finished = False  # the count below is all the evidence there is
-        await self._settle("client_left")
+def _affinity(call: ChatCall, model: Model) -> Affinity | None:
+    """What ties this call to a route; nothing does where no provider would cache its prompt."""
+    if (
+        not model.caching
+        or call.size.likely_input < CACHEABLE_TOKENS
+        or call.dialect not in {Dialect.CHAT, Dialect.MESSAGES}
+    ):
+        return None
+    return Affinity(conversation_of(call.body))
 
 
 def outcome_of(error: BaseException) -> str:
-    """The word for a usage record whose request ended by `error`."""
-    return error.code.value if isinstance(error, Refusal) else type(error).__name__
+    """The word for a usage record whose request ended by `error`; its customer reads it, too."""
+    if isinstance(error, Refusal):
+        return error.code.value
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else Code.INTERNAL.value
 
 
 def refusal_of(error: UpstreamError) -> Refusal:

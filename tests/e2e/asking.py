@@ -55,7 +55,7 @@ class Reply:
         found = []
         for block in self.raw.decode().split("\n\n"):
             lines = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
-            if lines:
+            if "data" in lines:  # else a comment
                 found.append((lines.get("event", ""), lines["data"]))
         return found
 

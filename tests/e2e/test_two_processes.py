@@ -430,6 +430,39 @@ async def test_a_gateway_told_to_stop_lets_a_running_stream_finish(pair: Pair) -
     assert record["charged"] > 0
 
 
+async def test_a_stream_cut_by_the_end_of_the_grace_ends_as_an_error_and_costs_nothing(
+    pair: Pair,
+) -> None:
+    gateway = await pair.stack.gateway(
+        "gateway-f", sandbox_url=f"{pair.first.url}/v1", shutdown_grace_s="1"
+    )
+    who = await customer(gateway.url)
+    body = {
+        "model": MODEL,
+        "messages": HELLO,
+        "stream": True,
+        "sandbox": {"delay_ms": 50, "chunks": 400},
+    }
+    async with (
+        aiohttp.ClientSession(timeout=PATIENCE) as session,
+        session.post(
+            f"{gateway.url}/v1/chat/completions", data=orjson.dumps(body), headers=who.headers
+        ) as response,
+    ):
+        got = await response.content.readany()
+        gateway.popen.terminate()
+        got += await response.read()
+    name, data = Reply(200, {"content-type": "text/event-stream"}, got).events()[-1]
+    assert name == "error"
+    assert orjson.loads(data)["error"]["charged"] is False
+    assert b"[DONE]" not in got
+    assert await asyncio.to_thread(gateway.stop) == 0
+    books = await pair.audit(who)
+    books.check_at_rest()
+    assert books.spent == 0
+    assert [record["outcome"] for record in books.records] == ["cut_by_gateway"]
+
+
 async def test_a_gateway_told_to_stop_resolves_the_holds_of_clients_that_left(pair: Pair) -> None:
     gateway = await pair.stack.gateway("gateway-e", sandbox_url=f"{pair.first.url}/v1")
     who = await customer(gateway.url)

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.http.errors import envelope
 from adapters.memory.storage import MemoryLedger
-from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault
 from kyma.errors import Code, Refusal
 from kyma.flows.chat import MAX_ATTEMPTS, Served
 from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
@@ -66,8 +66,8 @@ async def serve(world: World, stream: bool, model: str = "big") -> tuple[Route, 
 
 async def refused(world: World, stream: bool, model: str = "big", **fields: Any) -> Refusal:
     """The refusal that a request ends with, before any text."""
-    ticket = await world.ticket(model, stream=stream, **fields)
     try:
+        ticket = await world.ticket(model, stream=stream, **fields)
         if stream:
             async with world.chat.stream(ticket):
                 pass
@@ -628,6 +628,9 @@ class InterruptedUpstream:
         self._upstream = upstream
         self._interrupter = interrupter
 
+    def serves(self, route: Route, dialect: Dialect) -> bool:
+        return self._upstream.serves(route, dialect)
+
     async def answer(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
     ) -> ChatAnswer:
@@ -710,3 +713,48 @@ async def test_struck_at_any_await_every_hold_ends_and_nothing_is_charged_withou
         at += 1
         assert at < 60, "a request has a bounded number of awaits"
     assert at > 3, "there must have been something to strike"
+
+
+LONG = [{"role": "user", "content": "word " * 2000}]
+
+
+async def test_a_conversation_stays_where_its_cache_is_after_the_first_choice_failed() -> None:
+    world = await a_world({"first": [Fails(Fault.BROKEN), Says()]})
+    await world.chat.answer(await world.ticket(messages=LONG))
+    assert [route.provider for route in world.upstream.asked] == ["first", "second"]
+    later = [*LONG, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "And?"}]
+    await world.chat.answer(await world.ticket(messages=later))
+    assert world.upstream.asked[-1].provider == "second"
+    other = [{"role": "user", "content": "other " * 2000}]
+    await world.chat.answer(await world.ticket(messages=other))
+    assert world.upstream.asked[-1].provider == "first"
+
+
+async def test_a_short_prompt_is_tied_to_no_route() -> None:
+    world = await a_world({"first": [Fails(Fault.BROKEN), Says()]})
+    await world.chat.answer(await world.ticket())
+    await world.chat.answer(await world.ticket())
+    assert world.upstream.asked[-1].provider == "first"
+
+
+async def test_a_caller_may_refuse_every_substitute_model() -> None:
+    broken = [Fails(Fault.BROKEN)]
+    world = await a_world({"first": broken, "second": broken})
+    served = await world.chat.answer(await world.ticket())
+    assert served.route.layer > 1
+    strict = await world.ticket(max_layer=1)
+    with pytest.raises(Refusal) as refusal:
+        await world.chat.answer(strict)
+    assert refusal.value.code is Code.PROVIDER_ERROR
+    assert {attempt.layer for attempt in strict.attempts} <= {0, 1}
+    assert (await world.balance())[1] == 0
+
+
+async def test_a_dialect_that_no_route_speaks_is_refused_before_any_hold() -> None:
+    world = await a_world()
+    with pytest.raises(Refusal) as refusal:
+        await world.ticket(dialect=Dialect.EMBEDDINGS)
+    assert refusal.value.code is Code.MODEL_NOT_FOUND
+    assert refusal.value.param == "model"
+    assert "embeddings" in refusal.value.message
+    await nothing_was_charged(world)

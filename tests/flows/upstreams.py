@@ -10,20 +10,27 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from adapters.memory.runtime import MemoryAlerts, MemoryChance, MemoryHealth, MemoryLimiter
+from adapters.memory.runtime import (
+    MemoryAlerts,
+    MemoryChance,
+    MemoryConversations,
+    MemoryHealth,
+    MemoryLimiter,
+)
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
 from adapters.system import SystemClock
-from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError, size_of
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError, size_of
 from kyma.catalog.model import Catalogue, Model
 from kyma.flows.access import Admission
 from kyma.flows.billing import Billing
-from kyma.flows.chat import Chat, Ticket
+from kyma.flows.chat import Chat
+from kyma.flows.ticket import Ticket
 from kyma.ledger import Hold, LedgerHealth
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.runtime import Quota
@@ -92,6 +99,9 @@ class ScriptedUpstream:
         turn = sum(route.provider == earlier.provider for earlier in self.asked)
         self.asked.append(route)
         return acts[min(turn, len(acts) - 1)]
+
+    def serves(self, route: Route, dialect: Dialect) -> bool:
+        return dialect in {Dialect.CHAT, Dialect.MESSAGES}
 
     async def answer(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
@@ -194,6 +204,8 @@ class World:
         *,
         stream: bool = False,
         gone: Callable[[], bool] = lambda: False,
+        dialect: Dialect = Dialect.CHAT,
+        max_layer: int = 3,
         **fields: Any,
     ) -> Ticket:
         body = {
@@ -205,6 +217,7 @@ class World:
         }
         found, alias = self.catalogue.find(model)
         call = ChatCall(body, found.id, stream, True, size_of(body, found.context_window))
+        call = replace(call, dialect=dialect)
         tier = TIERS[4]
         reserved = call.size.likely_input + call.size.max_output
         quota: Quota = await self.limiter.take(self.account_id, found.id, reserved, tier)
@@ -219,6 +232,7 @@ class World:
             id=new_id(),
             endpoint="chat.completions",
             gone=gone,
+            max_layer=max_layer,
         )
 
     async def balance(self) -> tuple[Usd, Usd]:
@@ -251,6 +265,7 @@ async def a_world(
     ledger = MemoryLedger(store)
     upstream = ScriptedUpstream(script or {}, store)
     alerts, limiter, board = MemoryAlerts(), MemoryLimiter(time.monotonic), MemoryHealth(time.time)
+    conversations = MemoryConversations()
     catalogue = Catalogue(MODELS, {"best": "big"}, PROVIDERS)
     billing = Billing(ledger_of(ledger), HOLD_TTL_S)
     chat = Chat(
@@ -259,6 +274,7 @@ async def a_world(
         upstream_of(upstream),
         board,
         limiter,
+        conversations,
         alerts,
         SystemClock(),
         MemoryChance(),

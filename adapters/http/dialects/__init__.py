@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from kyma.calls import ChatCall
 from kyma.catalog.model import Model
 from kyma.errors import Refusal
-from kyma.flows.chat import LiveAnswer, Served, Ticket
+from kyma.flows.live import LiveAnswer
+from kyma.flows.ticket import Served, Ticket
 
 
 class Rendering(Protocol):

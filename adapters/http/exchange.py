@@ -1,0 +1,223 @@
+"""One answer on its way: its head, its parts, its end, and whether its client still listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
+from adapters.http.dialects import Dialect, Rendering
+from adapters.http.errors import headers_of, quota_headers, status_of
+from kyma.errors import Refusal
+from kyma.flows.access import Admission
+from kyma.flows.once import Claim, Once
+from kyma.idempotency import StoredAnswer
+from kyma.ports.runtime import Quota
+from kyma.tiers import Tier
+
+EVENTS = "text/event-stream; charset=utf-8"
+EVENT_STREAM = [
+    (b"content-type", EVENTS.encode()),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Presence:
+    """Whether the client is still there; asks the server only when somebody wants to know."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.left = False
+
+    def gone(self) -> bool:
+        """True once the client has closed its connection."""
+        if self._watcher is None:
+            self._start(lambda: None)
+        return self.left
+
+    def watch(self, patience_until: float) -> None:
+        """From now on cancel the serving task when the client leaves, or reads too slowly.
+
+        `patience_until` is a time of the event loop; a client whose stream has not ended by
+        then counts as one that left.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            return
+
+        def give_up() -> None:
+            self.left = True
+            task.cancel()
+
+        self._timer = asyncio.get_running_loop().call_at(patience_until, give_up)
+        self._start(task.cancel)
+
+    def _start(self, then: Callable[[], object]) -> None:
+        async def wait() -> None:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.left = True
+                then()
+
+        self._watcher = asyncio.get_running_loop().create_task(wait())
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+class Exchange:
+    """The answer so far: decides whether a refusal is still a status or an event of a stream.
+
+    A stream that has been silent for `keepalive_s` gets a comment, so that nothing between us
+    and the client takes it for dead. If its first text is that late, the head leaves before
+    it: from then on a failure is an event, and who serves is told by a comment.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        request_id: str,
+        dialect: Dialect,
+        keepalive_s: float,
+        extra: list[tuple[bytes, bytes]],
+    ) -> None:
+        """`extra` are headers of every answer."""
+        self.claim: Claim | None = None
+        self.is_complete = False
+        self._once: Once | None = None
+        self._kept: list[bytes] = []
+        self._kind = "application/json"
+        self._send = send
+        self._extra = extra
+        self.request_id = request_id
+        self.admission: Admission | None = None
+        self.peek: Callable[[], Awaitable[tuple[Tier, Quota]]] | None = None
+        self._dialect = dialect
+        self._keepalive_s = keepalive_s
+        self._rendering: Rendering | None = None
+        self._early: list[tuple[str, str]] = []
+        self._head_sent = False
+        self._sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pulse: asyncio.Task[None] | None = None
+
+    async def whole(self, body: dict[str, Any], headers: list[tuple[str, str]]) -> None:
+        """Send a whole answer."""
+        raw = orjson.dumps(body)
+        await self._complete(raw)
+        await send_raw(self._send, 200, raw, encoded(headers) + self._extra)
+
+    async def again(self, answer: StoredAnswer, headers: list[tuple[str, str]]) -> None:
+        """Send an answer that was given before."""
+        kind = [("content-type", answer.content_type)]
+        own = encoded([*kind, *headers]) + self._extra
+        await send_raw(self._send, answer.status, answer.body, own, kind=False)
+
+    def _keep(self, data: bytes) -> None:
+        """Remember what is sent, if the owner of the key agreed to that."""
+        if self.claim is not None and self.claim.seal_key is not None:
+            self._kept.append(data)
+
+    def claimed(self, claim: Claim, once: Once) -> None:
+        """The request has its idempotency key: its outcome is written before its last bytes."""
+        self.claim, self._once = claim, once
+
+    async def _complete(self, last: bytes) -> None:
+        """The answer is whole and charged. Whoever repeats the request from now on is told so."""
+        self._keep(last)
+        self.is_complete = True
+        if self.claim is not None and self._once is not None:
+            kept = StoredAnswer(200, self._kind, b"".join(self._kept)) if self._kept else None
+            await asyncio.shield(self._once.finish(self.claim, kept))
+
+    def streams(self, rendering: Rendering, early: list[tuple[str, str]]) -> None:
+        """The answer is a stream; `early` are the headers that are known before it begins."""
+        self._rendering = rendering
+        self._kind = EVENTS
+        self._early = [("X-Kyma-Request-Id", self.request_id), *early]
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        self._timer = loop.call_at(self._sent_at + self._keepalive_s, self._look)
+
+    def _look(self) -> None:
+        """Send a comment if it is time for one, and look again when it may be."""
+        loop = asyncio.get_running_loop()
+        due = self._sent_at + self._keepalive_s
+        if due <= loop.time():
+            self._sent_at = loop.time()
+            due = self._sent_at + self._keepalive_s
+            self._pulse = loop.create_task(self._beat())
+        self._timer = loop.call_at(due, self._look)
+
+    async def _beat(self) -> None:
+        await self._head(self._early)
+        await self._send(_more(b": thinking\n\n"))
+
+    async def begin(self, headers: list[tuple[str, str]]) -> None:
+        """Send the head of a stream, or what it would have said if it has been sent."""
+        if not self._head_sent:
+            await self._head(headers)
+            return
+        told = "".join(f": {name}: {value}\n" for name, value in headers)
+        await self._send(_more(told.encode("latin-1") + b"\n"))
+
+    async def _head(self, headers: list[tuple[str, str]]) -> None:
+        if self._head_sent:
+            return
+        self._head_sent = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": EVENT_STREAM + encoded(headers) + self._extra,
+            }
+        )
+
+    async def more(self, data: bytes) -> None:
+        """Send a part of a stream; nothing is no part."""
+        if data:
+            self._keep(data)
+            self._sent_at = asyncio.get_running_loop().time()
+            await self._send(_more(data))
+
+    async def end(self, data: bytes) -> None:
+        """Send the last bytes of a stream that is complete."""
+        self.close()
+        await self._complete(data)
+        await self._send({"type": "http.response.body", "body": data})
+
+    def close(self) -> None:
+        """No more signs of life."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pulse is not None:
+            self._pulse.cancel()
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Say why not; after a stream's head as an event that no clean end follows."""
+        self.close()
+        if self._rendering is not None and self._head_sent:
+            last = self._rendering.failed(refusal, self.request_id)
+            await self._send({"type": "http.response.body", "body": last})
+            return
+        headers = [("X-Kyma-Request-Id", self.request_id), *headers_of(refusal)]
+        if self.admission is not None:
+            headers += quota_headers(self.admission.tier, self.admission.quota)
+        elif self.peek is not None and "quota" not in refusal.details:
+            headers += quota_headers(*await self.peek())
+        body = self._dialect.refusal(refusal, self.request_id)
+        await send_json(self._send, status_of(refusal), body, encoded(headers) + self._extra)
+
+
+def _more(data: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": True}

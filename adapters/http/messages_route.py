@@ -1,0 +1,42 @@
+"""What Anthropic's clients ask beyond one dialect: betas in a header, and their token counter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adapters.http.asking import Asking
+from adapters.http.dialects.messages import Messages, with_betas
+from adapters.http.errors import quota_headers
+from adapters.http.exchange import Exchange, Presence
+from adapters.http.text import TextRoute
+
+if TYPE_CHECKING:
+    from adapters.http.app import Parts
+
+COUNT_PATH = "/v1/messages/count_tokens"
+
+
+class MessagesRoute(TextRoute):
+    """`POST /v1/messages`: the betas of a header cross with the body, to Anthropic alone."""
+
+    def __init__(self, dialect: Messages, parts: Parts) -> None:
+        super().__init__(dialect, parts)
+        self._messages = dialect
+
+    def _parsed(self, raw: bytes, asking: Asking) -> dict[str, Any]:
+        body = super()._parsed(raw, asking)
+        with_betas(body, asking.betas)
+        return body
+
+
+class CountTokens(MessagesRoute):
+    """What a prompt is likely to take, free; an estimate: no provider's tokenizer is here."""
+
+    async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
+        principal = await self._access.identify(asking.secret)
+        exchange.peek = lambda: self._access.quota(principal)
+        body = self._parsed(await self._body(asking, presence), asking)
+        model, _ = self._catalogue.find(self._messages.model_to_count(body))
+        quota = quota_headers(*await self._access.quota(principal))
+        headers = [("X-Kyma-Request-Id", exchange.request_id), *quota]
+        await exchange.whole({"input_tokens": self._messages.count(body, model)}, headers)

@@ -1,0 +1,72 @@
+"""Whatever goes wrong in a route of Quart, as an answer in the envelope of its path."""
+
+from __future__ import annotations
+
+import orjson
+import structlog
+from quart import Quart, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+from adapters.http.dialects.messages import Messages
+from adapters.http.errors import envelope, headers_of, status_of
+from kyma.errors import Code, Refusal
+from kyma.flows.access import unavailable
+from kyma.ports.storage import StorageUnavailable
+
+log = structlog.get_logger("kyma.http")
+
+_MESSAGES = Messages()
+
+
+def install(app: Quart) -> None:
+    """Refusals, a database that is away, the framework's own errors, and our mistakes."""
+
+    @app.errorhandler(Refusal)
+    async def refuse(refusal: Refusal) -> Response:
+        return _refused(refusal)
+
+    @app.errorhandler(StorageUnavailable)
+    async def away(error: StorageUnavailable) -> Response:
+        log.error("storage_unavailable", error=str(error))
+        return _refused(unavailable())
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        response = _refused(_of_framework(error))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
+
+    @app.errorhandler(Exception)
+    async def broken(error: Exception) -> Response:
+        log.error("request_failed", request_id=g.request_id, exc_info=error)
+        return _refused(
+            Refusal(
+                Code.INTERNAL,
+                "Something broke on our side. Nothing was charged; quote the request id.",
+            )
+        )
+
+
+def _refused(refusal: Refusal) -> Response:
+    is_anthropics = request.path.startswith(_MESSAGES.path)
+    spoken = _MESSAGES.refusal if is_anthropics else envelope
+    raw = orjson.dumps(spoken(refusal, g.request_id))
+    response = Response(raw, status_of(refusal), content_type="application/json")
+    response.headers.extend(headers_of(refusal))
+    return response
+
+
+def _of_framework(error: HTTPException) -> Refusal:
+    if isinstance(error, RequestEntityTooLarge):
+        return Refusal(Code.BODY_TOO_LARGE, "The body is too large.")
+    known = {
+        404: (Code.NOT_FOUND, f"There is nothing at {request.method} {request.path}."),
+        405: (Code.METHOD_NOT_ALLOWED, f"{request.path} does not take {request.method}."),
+        408: (Code.BODY_TIMEOUT, "The body did not arrive in time."),
+        415: (Code.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."),
+    }
+    code, message = known.get(
+        error.code or 500, (Code.INVALID_REQUEST, error.description or "Bad request.")
+    )
+    return Refusal(code, message)

@@ -1,0 +1,213 @@
+"""Every route that answers with text, as a plain ASGI callable: parse, admit, one call, render.
+
+What differs between them is their dialect (`adapters.http.dialects`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from adapters.http import cors
+from adapters.http.asgi import ClientGone, Receive, Scope, Send, read_body
+from adapters.http.asking import Asking
+from adapters.http.chat_request import parsed
+from adapters.http.dialects import Dialect
+from adapters.http.errors import quota_headers
+from adapters.http.exchange import Exchange, Presence
+from adapters.http.replays import replayed
+from kyma.budget import FIELD as MAX_COST
+from kyma.budget import check_max_cost, limit_of
+from kyma.errors import Code, Refusal
+from kyma.flows.once import Claim
+from kyma.flows.ticket import Ticket
+from kyma.idempotency import fingerprint_of
+from kyma.ports.storage import Principal
+from kyma.routing import Route
+
+if TYPE_CHECKING:
+    from adapters.http.app import Parts
+
+log = structlog.get_logger("kyma.http")
+
+SLOW_READER_S = 30.0
+"""How long after its deadline a stream may still be blocked by a client that does not read."""
+
+REPLAYED = (("X-Kyma-Idempotent-Replay", "true"),)
+
+STOPPING = "This gateway is stopping. Nothing was charged; send the request again."
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a client may send, and how slowly.
+
+    `keepalive_s` is how long a stream may be silent; a claim on an idempotency key whose
+    request has not ended after `claim_s` is that of a dead process.
+    """
+
+    body_bytes: int
+    body_timeout_s: float
+    keepalive_s: float
+    claim_s: float
+
+
+class TextRoute:
+    """One dialect, served."""
+
+    def __init__(self, dialect: Dialect, parts: Parts) -> None:
+        self._dialect = dialect
+        self._access = parts.access
+        self._chat = parts.chat
+        self._once = parts.once
+        self._catalogue = parts.catalogue
+        self._clock = parts.clock
+        self._chance = parts.chance
+        self._limits = parts.limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; whatever happens is one answer in the caller's dialect."""
+        presence = Presence(receive)
+        asking = Asking(scope)
+        extra = cors.ENCODED if asking.from_browser else cors.NONE
+        exchange = Exchange(send, self._chance.id(), self._dialect, self._limits.keepalive_s, extra)
+        try:
+            await self._serve(asking, presence, exchange)
+        except Refusal as refusal:
+            await exchange.refuse(refusal)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            if not presence.left:
+                await exchange.refuse(Refusal(Code.STREAM_INTERRUPTED, STOPPING))
+                raise
+            current = asyncio.current_task()
+            if current is not None:
+                current.uncancel()
+        except Exception:
+            log.exception("request_failed", request_id=exchange.request_id)
+            await exchange.refuse(_broken(exchange))
+        finally:
+            exchange.close()
+            presence.close()
+            if exchange.claim is not None and not exchange.is_complete:
+                await asyncio.shield(self._once.release(exchange.claim))
+
+    async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
+        principal = await self._access.identify(asking.secret)
+        exchange.peek = lambda: self._access.quota(principal)
+        raw = await self._body(asking, presence)
+        began = self._clock.monotonic()
+        body = self._parsed(raw, asking)
+        max_cost = limit_of(body.pop(MAX_COST, None), asking.max_cost)
+        model, alias = self._catalogue.find(self._dialect.model(body))
+        call = self._dialect.call(body, model)
+        if max_cost is not None:
+            check_max_cost(model.price, call.size, max_cost)
+        max_layer = asking.max_layer()
+        if asking.idempotency_key is not None and await self._is_done(
+            asking, principal, raw, exchange
+        ):
+            return
+        admission = await self._access.admit(principal, model.id, call.size)
+        exchange.admission = admission
+        ticket = self._chat.ticket(
+            admission,
+            call,
+            model,
+            alias,
+            id=exchange.request_id,
+            endpoint=self._dialect.endpoint,
+            gone=presence.gone,
+            began=began,
+            max_layer=max_layer,
+        )
+        if call.stream:
+            presence.watch(ticket.deadline.at + SLOW_READER_S)
+            await self._stream(ticket, exchange)
+        else:
+            await self._answer(ticket, exchange)
+
+    def _parsed(self, raw: bytes, asking: Asking) -> dict[str, Any]:  # noqa: ARG002 - see Messages
+        """The body, with what the dialect says in headers."""
+        return parsed(raw)
+
+    async def _body(self, asking: Asking, presence: Presence) -> bytes:
+        return await read_body(
+            asking.content_length,
+            presence.receive,
+            self._limits.body_bytes,
+            self._limits.body_timeout_s,
+        )
+
+    async def _is_done(
+        self, asking: Asking, principal: Principal, raw: bytes, exchange: Exchange
+    ) -> bool:
+        """Claim the request's idempotency key, or answer with what became of its first use."""
+        begun = await self._once.begin(
+            principal,
+            asking.idempotency_key or "",
+            fingerprint_of("POST", self._dialect.path, raw),
+            exchange.request_id,
+            self._limits.claim_s,
+            asking.secret or "",
+        )
+        if isinstance(begun, Claim):
+            exchange.claimed(begun, self._once)
+            return False
+        answer = replayed(begun, self._catalogue)
+        headers = [*REPLAYED, ("X-Kyma-Request-Id", begun.request_id)]
+        await exchange.again(answer, headers)
+        return True
+
+    async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:
+        served = await self._chat.answer(ticket)
+        await exchange.whole(self._dialect.whole(served), self._headers(ticket, served.route))
+
+    async def _stream(self, ticket: Ticket, exchange: Exchange) -> None:
+        rendering = self._dialect.rendering(ticket)
+        exchange.streams(rendering, quota_headers(ticket.admission.tier, ticket.admission.quota))
+        async with self._chat.stream(ticket) as live:
+            await exchange.begin(self._headers(ticket, live.route))
+            async for events in live.events():
+                await exchange.more(rendering.events(events))
+            await exchange.end(rendering.end(live))
+
+    def _headers(self, ticket: Ticket, route: Route) -> list[tuple[str, str]]:
+        total_s = self._clock.monotonic() - ticket.started
+        headers = [
+            ("X-Kyma-Request-Id", ticket.id),
+            ("X-Kyma-Model", route.model),
+            ("X-Kyma-Overhead-Ms", f"{max(0.0, total_s - ticket.upstream_s) * 1000:.2f}"),
+            (
+                "Server-Timing",
+                f"hold;dur={ticket.hold_s * 1000:.2f}, "
+                f"upstream;dur={ticket.upstream_s * 1000:.2f}, "
+                f"settle;dur={ticket.settle_s * 1000:.2f}, total;dur={total_s * 1000:.2f}",
+            ),
+            *quota_headers(ticket.admission.tier, ticket.admission.quota),
+        ]
+        if ticket.alias:
+            headers.append(("X-Kyma-Alias", ticket.alias))
+        if ticket.fell_back:
+            headers.append(("X-Kyma-Fallback", "true"))
+            headers.append(("X-Kyma-Fallback-Layer", str(max(1, route.layer))))
+        if route.provider.startswith("sandbox"):
+            headers.append(("X-Kyma-Sandbox", "true"))
+        return headers
+
+
+def _broken(exchange: Exchange) -> Refusal:
+    """Our own mistake. Once a hold may have been placed only the ledger knows what became of it."""
+    if exchange.admission is None:
+        words = "Nothing was charged; quote the request id."
+        return Refusal(Code.INTERNAL, f"Something broke on our side. {words}")
+    return Refusal(
+        Code.INTERNAL,
+        "Something broke on our side. "
+        f"GET /v1/generations/{exchange.request_id} tells whether it was charged.",
+        charged=None,
+    )
