@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kyma.catalog.model import Model
+from kyma.catalog.model import EMBEDDING, Model
 from kyma.money import number
 from kyma.pricing import PerToken
 
@@ -77,6 +77,8 @@ def _pricing(price: PerToken) -> dict[str, Any]:
 
 def _parameters(model: Model) -> list[str]:
     """Request fields the model acts on; others are passed through all the same."""
+    if model.capability == EMBEDDING:
+        return ["dimensions", "encoding_format", "user"]
     known = ["max_tokens", "stream", "stop"]
     if model.sampling:
         known += ["temperature", "top_p"]

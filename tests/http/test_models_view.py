@@ -110,7 +110,7 @@ def test_supported_parameters_follow_what_the_model_can_do():
     }
     assert "reasoning_effort" not in row("llama-3.3-70b")["supported_parameters"]
     assert "temperature" not in row("claude-opus-4-7")["supported_parameters"]
-    assert "response_format" not in row("claude-sonnet-4-6")["supported_parameters"]
+    assert "response_format" in row("claude-sonnet-4-6")["supported_parameters"]
 
 
 def test_the_list_names_models_and_aliases():
