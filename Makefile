@@ -1,12 +1,14 @@
 # make up     start everything on this machine (Ctrl-C stops it, data stays in .kyma)
 # make test   the test-suite            make lint   style, types, import rules
-# make bench  the load generator        make lock   renew requirements.lock
+# make bench  the load generator        make lock   renew the lock files
 # make clean  forget the virtualenv and caches; never the data
 
 PYTHON ?= python3
 ARGS ?=
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
+SDK_SETS := current held-back
+SDK_INSTALLED := $(SDK_SETS:%=.venv-sdk/%/.installed)
 
 .DEFAULT_GOAL := up
 .DELETE_ON_ERROR:
@@ -16,6 +18,7 @@ up: $(INSTALLED)
 	@exec $(RUN) -m adapters.cli up $(ARGS)
 
 test: $(INSTALLED)
+	@$(MAKE) --no-print-directory -j2 $(SDK_INSTALLED)
 	$(RUN) -m pytest tests $(ARGS)
 
 lint: $(INSTALLED)
@@ -43,14 +46,28 @@ $(INSTALLED): requirements.lock
 	@$(RUN) -m pip install --disable-pip-version-check --no-input --require-hashes --no-deps -r $<
 	@touch $@
 
+# The frameworks that drive a gateway in tests/sdk: apart from what Kyma runs on, and apart from
+# one another where their requirements contradict (docs/decisions/0010-sdk-suite.md).
+$(SDK_INSTALLED): .venv-sdk/%/.installed: tests/sdk/%.lock | $(INSTALLED)
+	@rm -f $@
+	@$(RUN) -m venv --clear --without-pip .venv-sdk/$*
+	@echo "Installing $$(grep -c '==' $<) pinned packages into .venv-sdk/$* (for make test, once)"
+	@$(RUN) -m pip --python .venv-sdk/$*/bin/python install --quiet --disable-pip-version-check \
+	  --no-input --no-compile --require-hashes --no-deps -r $<
+	@touch $@
+
 lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lock/bin/uv pip compile --quiet pyproject.toml --extra dev --universal --generate-hashes \
 	  --no-header --no-emit-index-url --no-annotate --python-version 3.11 $(ARGS) -o requirements.lock
+	for set in $(SDK_SETS); do \
+	  build/lock/bin/uv pip compile --quiet --group sdk-$$set --universal --generate-hashes \
+	    --no-header --no-emit-index-url --no-annotate --python-version 3.11 $(ARGS) \
+	    -o tests/sdk/$$set.lock || exit 1; done
 	rm -rf build/lock
 
 clean:
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sdk build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.kyma/*' -prune -exec rm -rf {} +
