@@ -115,6 +115,15 @@ class Chunk:
 NON_TEXT_TOKENS = {"image_url": 2600, "image": 2600, "input_image": 2600}
 """Upper figure for one picture: Google's largest tiling of a 4-megapixel image is 2,580."""
 
+LIKELY_UNSEEN_TOKENS = 30_000
+"""Of a document, a sound or a film that is only named: some ten pages."""
+
+LIKELY_BASE64_PER_TOKEN = 20
+"""A page of a PDF is some 60 kB as base64 and 1,500 to 3,000 tokens (platform.claude.com)."""
+
+INLINE_BASE64 = 64
+"""Characters from which a string is taken for the medium itself, not for its name or kind."""
+
 MESSAGE_OVERHEAD_TOKENS = 8
 LIKELY_BYTES_PER_TOKEN = 4
 
@@ -124,21 +133,22 @@ def size_of(body: Mapping[str, Any], context_window: int) -> Size:
 
     No byte-level tokenizer makes more tokens than the text has UTF-8 bytes, and no model
     reads more than its context window: that is the worst case. Four bytes per token is the
-    likely one. Media other than pictures (audio, video, documents) may fill the window.
+    likely one. Media other than pictures (audio, video, documents) may fill the window, since
+    what they are packed in says little of what is in them; likely they do not.
     """
-    text_bytes = media = 0
+    text_bytes = 0
+    likely = worst = MESSAGE_OVERHEAD_TOKENS * len(body.get("messages") or ())
     for part in _parts(body):
         if isinstance(part, str):
             text_bytes += _utf8_bytes(part)
         else:
-            media += min(NON_TEXT_TOKENS.get(part.get("type", ""), context_window), context_window)
-    messages = len(body.get("messages") or ())
-    fixed = MESSAGE_OVERHEAD_TOKENS * messages + media
+            likely += _likely_tokens(part, context_window)
+            worst += _worst_tokens(part, context_window)
     choices = body.get("n") or 1
     asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
     return Size(
-        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + fixed),
-        worst_input=min(context_window, text_bytes + fixed),
+        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + likely),
+        worst_input=min(context_window, text_bytes + worst),
         max_output=min(asked, context_window) * choices,
         choices=choices,
     )
@@ -188,7 +198,7 @@ def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
     """
     messages = body.get("messages") or ()
     text_bytes = 0
-    media = MESSAGE_OVERHEAD_TOKENS * len(messages)
+    likely = worst = MESSAGE_OVERHEAD_TOKENS * len(messages)
     for name in ("tools", "output_config", "output_format", "mcp_servers"):
         if body.get(name):
             text_bytes += _utf8_bytes(_spelled(body[name], context_window))
@@ -203,14 +213,31 @@ def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
             within = _within(part, context_window)
             waiting += within
             if not within:
-                tokens = NON_TEXT_TOKENS.get(part.get("type", ""), context_window)
-                media += min(tokens, context_window)
+                likely += _likely_tokens(part, context_window)
+                worst += _worst_tokens(part, context_window)
     asked = body.get("max_tokens") or DEFAULT_MAX_TOKENS
     return Size(
-        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + media),
-        worst_input=min(context_window, text_bytes + media),
+        likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + likely),
+        worst_input=min(context_window, text_bytes + worst),
         max_output=min(asked, context_window),
     )
+
+
+def _worst_tokens(part: Mapping[str, Any], context_window: int) -> int:
+    return min(NON_TEXT_TOKENS.get(part.get("type", ""), context_window), context_window)
+
+
+def _likely_tokens(part: Mapping[str, Any], context_window: int) -> int:
+    """What a medium is likely to take: by its type, else by the length of what is inline."""
+    known = NON_TEXT_TOKENS.get(part.get("type", ""))
+    if known is None:
+        known = LIKELY_UNSEEN_TOKENS
+        for name in ("source", "file", "input_audio"):
+            packed = part.get(name)
+            for data in packed.values() if isinstance(packed, Mapping) else ():
+                if isinstance(data, str) and len(data) >= INLINE_BASE64:
+                    known = -(-len(data) // LIKELY_BASE64_PER_TOKEN) + NON_TEXT_TOKENS["image"]
+    return min(known, context_window)
 
 
 def _within(block: Mapping[str, Any], context_window: int) -> list[Any]:

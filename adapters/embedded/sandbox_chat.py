@@ -55,6 +55,7 @@ def ask_from(body: Any, _version: str = "") -> Ask:
         tool=_wanted_tool(body, tools, messages),
         parallel=body.get("parallel_tool_calls") is None or flag(body, "parallel_tool_calls"),
         schema=_wanted_schema(body),
+        thinks=body.get("reasoning_effort") not in (None, "none"),
         stream=stream,
         include_usage=include_usage,
         max_tokens=whole(body, "max_completion_tokens", 1) or whole(body, "max_tokens", 1),

@@ -26,6 +26,9 @@ EVENT_STREAM = [
 ]
 
 
+REPLAYED = ("X-Kyma-Idempotent-Replay", "true")
+
+
 class Presence:
     """Whether the client is still there; asks the server only when somebody wants to know."""
 
@@ -99,6 +102,7 @@ class Exchange:
         self._kind = "application/json"
         self._send = send
         self._extra = extra
+        self._everywhere = encoded(_names(dialect, request_id)) + extra
         self.request_id = request_id
         self.admission: Admission | None = None
         self.peek: Callable[[], Awaitable[tuple[Tier, Quota]]] | None = None
@@ -115,12 +119,12 @@ class Exchange:
         """Send a whole answer."""
         raw = orjson.dumps(body)
         await self._complete(raw)
-        await send_raw(self._send, 200, raw, encoded(headers) + self._extra)
+        await send_raw(self._send, 200, raw, encoded(headers) + self._everywhere)
 
-    async def again(self, answer: StoredAnswer, headers: list[tuple[str, str]]) -> None:
-        """Send an answer that was given before."""
-        kind = [("content-type", answer.content_type)]
-        own = encoded([*kind, *headers]) + self._extra
+    async def again(self, answer: StoredAnswer, request_id: str) -> None:
+        """Send the answer that was given before, to the request of this id."""
+        kind = [("content-type", answer.content_type), REPLAYED]
+        own = encoded([*kind, *_names(self._dialect, request_id)]) + self._extra
         await send_raw(self._send, answer.status, answer.body, own, kind=False)
 
     def _keep(self, data: bytes) -> None:
@@ -144,7 +148,7 @@ class Exchange:
         """The answer is a stream; `early` are the headers that are known before it begins."""
         self._rendering = rendering
         self._kind = EVENTS
-        self._early = [("X-Kyma-Request-Id", self.request_id), *early]
+        self._early = early
         loop = asyncio.get_running_loop()
         self._sent_at = loop.time()
         self._timer = loop.call_at(self._sent_at + self._keepalive_s, self._look)
@@ -179,7 +183,7 @@ class Exchange:
             {
                 "type": "http.response.start",
                 "status": 200,
-                "headers": EVENT_STREAM + encoded(headers) + self._extra,
+                "headers": EVENT_STREAM + encoded(headers) + self._everywhere,
             }
         )
 
@@ -210,14 +214,19 @@ class Exchange:
             last = self._rendering.failed(refusal, self.request_id)
             await self._send({"type": "http.response.body", "body": last})
             return
-        headers = [("X-Kyma-Request-Id", self.request_id), *headers_of(refusal)]
+        headers = headers_of(refusal)
         if self.admission is not None:
             headers += quota_headers(self.admission.tier, self.admission.quota)
         elif self.peek is not None and "quota" not in refusal.details:
             headers += quota_headers(*await self.peek())
         body = self._dialect.refusal(refusal, self.request_id)
-        await send_json(self._send, status_of(refusal), body, encoded(headers) + self._extra)
+        await send_json(self._send, status_of(refusal), body, encoded(headers) + self._everywhere)
 
 
 def _more(data: bytes) -> dict[str, object]:
     return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+def _names(dialect: Dialect, request_id: str) -> list[tuple[str, str]]:
+    """A request's id, under our name and the one that the dialect's clients read."""
+    return [("X-Kyma-Request-Id", request_id), (dialect.id_header, request_id)]

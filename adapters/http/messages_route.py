@@ -38,5 +38,4 @@ class CountTokens(MessagesRoute):
         body = self._parsed(await self._body(asking, presence), asking)
         model, _ = self._catalogue.find(self._messages.model_to_count(body))
         quota = quota_headers(*await self._access.quota(principal))
-        headers = [("X-Kyma-Request-Id", exchange.request_id), *quota]
-        await exchange.whole({"input_tokens": self._messages.count(body, model)}, headers)
+        await exchange.whole({"input_tokens": self._messages.count(body, model)}, quota)

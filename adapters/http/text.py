@@ -36,8 +36,6 @@ log = structlog.get_logger("kyma.http")
 SLOW_READER_S = 30.0
 """How long after its deadline a stream may still be blocked by a client that does not read."""
 
-REPLAYED = (("X-Kyma-Idempotent-Replay", "true"),)
-
 STOPPING = "This gateway is stopping. Nothing was charged; send the request again."
 
 
@@ -158,9 +156,7 @@ class TextRoute:
         if isinstance(begun, Claim):
             exchange.claimed(begun, self._once)
             return False
-        answer = replayed(begun, self._catalogue)
-        headers = [*REPLAYED, ("X-Kyma-Request-Id", begun.request_id)]
-        await exchange.again(answer, headers)
+        await exchange.again(replayed(begun, self._catalogue), begun.request_id)
         return True
 
     async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:
@@ -179,7 +175,6 @@ class TextRoute:
     def _headers(self, ticket: Ticket, route: Route) -> list[tuple[str, str]]:
         total_s = self._clock.monotonic() - ticket.started
         headers = [
-            ("X-Kyma-Request-Id", ticket.id),
             ("X-Kyma-Model", route.model),
             ("X-Kyma-Overhead-Ms", f"{max(0.0, total_s - ticket.upstream_s) * 1000:.2f}"),
             (

@@ -222,3 +222,36 @@ def test_tools_nested_beyond_writing_fill_the_window() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert size_of_messages(said(tools=deep), WINDOW).worst_input == WINDOW
+
+
+@pytest.mark.parametrize(
+    ("size", "part"),
+    [
+        (size_of, {"type": "file", "file": {"filename": "a.pdf", "file_data": "A" * 60_000}}),
+        (size_of, {"type": "input_audio", "input_audio": {"data": "A" * 60_000, "format": "mp3"}}),
+        (
+            size_of_messages,
+            {
+                "type": "document",
+                "source": {
+                    "type": "base64",
+                    "media_type": "application/pdf",
+                    "data": "A" * 60_000,
+                },
+            },
+        ),
+    ],
+)
+def test_a_document_likely_takes_what_its_pages_do_and_at_worst_the_window(
+    size: Any, part: dict[str, Any]
+) -> None:
+    found = size({"messages": [{"role": "user", "content": [part]}]}, 200_000)
+    assert 3_000 <= found.likely_input <= 6_000
+    assert found.worst_input == 200_000
+
+
+def test_a_document_that_is_only_named_likely_takes_some_pages() -> None:
+    part = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
+    found = size_of_messages({"messages": [{"role": "user", "content": [part]}]}, 200_000)
+    assert found.likely_input == 30_008
+    assert found.worst_input == 200_000

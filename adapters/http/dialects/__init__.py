@@ -30,11 +30,13 @@ class Rendering(Protocol):
 class Dialect(Protocol):
     """How one route is spoken.
 
-    `path` is the route, `endpoint` its name in usage records.
+    `path` is the route, `endpoint` its name in usage records, `id_header` where its clients
+    look for a request's id.
     """
 
     path: str
     endpoint: str
+    id_header: str
 
     def model(self, body: dict[str, Any]) -> str:
         """Check a body and name the model it asks for; raises `Refusal` naming the field."""

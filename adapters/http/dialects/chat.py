@@ -23,6 +23,7 @@ class ChatCompletions:
 
     path = "/v1/chat/completions"
     endpoint = "chat.completions"
+    id_header = "x-request-id"
 
     def model(self, body: dict[str, Any]) -> str:
         """The model of a body that is in order."""

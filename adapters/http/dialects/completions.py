@@ -29,6 +29,7 @@ class Completions:
 
     path = "/v1/completions"
     endpoint = "completions"
+    id_header = "x-request-id"
 
     def model(self, body: dict[str, Any]) -> str:
         """The model of a body that is in order."""

@@ -20,6 +20,7 @@ class Embeddings:
 
     path = "/v1/embeddings"
     endpoint = "embeddings"
+    id_header = "x-request-id"
 
     def model(self, body: dict[str, Any]) -> str:
         """The model of a body that is in order."""

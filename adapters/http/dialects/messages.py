@@ -28,6 +28,7 @@ class Messages:
 
     path = "/v1/messages"
     endpoint = "messages"
+    id_header = "request-id"
 
     def model(self, body: dict[str, Any]) -> str:
         """The model of a body that is in order."""
@@ -354,7 +355,18 @@ def _check_share(where: str, value: Any) -> None:
         _range(where, "between 0 and 1")
 
 
+def _refuse_thread(field: str, _: Any) -> NoReturn:
+    """A client's tool runner asks for one that is kept, and falls back when told in these words."""
+    raise Refusal(
+        Code.INVALID_VALUE,
+        f"{field}: conversations are not kept here; send every message with each request.",
+        param=field,
+        details={"details": {"error_code": "thread_unsupported_request"}},
+    )
+
+
 CHECKS = {
+    "thread": _refuse_thread,
     "max_tokens": _check_integer,
     "system": _check_system,
     "tools": _check_tools,

@@ -52,6 +52,7 @@ class Responses:
 
     path = "/v1/responses"
     endpoint = "responses"
+    id_header = "x-request-id"
 
     def model(self, body: dict[str, Any]) -> str:
         """The model of a body that is in order."""
