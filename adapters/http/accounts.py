@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from quart import Blueprint, Response
 
-from adapters.http.parsing import email_field, json_object, signed_in, text_field
+from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.parsing import email_field, id_in_path, json_object, signed_in, text_field
 from kyma.accounts import Key
-from kyma.errors import BILLING_URL
+from kyma.errors import BILLING_URL, Code
 from kyma.ledger import Balance
 from kyma.money import decimal_text, number, usd
 from kyma.ports.runtime import Quota
@@ -29,6 +30,18 @@ def routes(parts: Parts) -> Blueprint:
     blueprint = Blueprint("accounts", __name__, url_prefix="/v1")
 
     @blueprint.post("/auth/register")
+    @operation(
+        id="register",
+        tag=Tag.AUTH,
+        summary="Create account",
+        description="Returns user_id, api_key (ky-), and session_token (ks-), shown only here.",
+        auth=Auth.NONE,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(Code.EMAIL_TAKEN, Code.STORAGE_UNAVAILABLE),
+        body="Registration",
+        answers={200: "Welcome"},
+    )
     async def register() -> Response:
         body = await json_object()
         welcome = await parts.access.register(email_field(body), text_field(body, "password"))
@@ -42,6 +55,18 @@ def routes(parts: Parts) -> Blueprint:
         )
 
     @blueprint.post("/auth/login")
+    @operation(
+        id="login",
+        tag=Tag.AUTH,
+        summary="Login",
+        description="Sign in and get a session token, good for 30 days.",
+        auth=Auth.NONE,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(Code.WRONG_CREDENTIALS, Code.STORAGE_UNAVAILABLE),
+        body="Login",
+        answers={200: "SignedIn"},
+    )
     async def login() -> Response:
         body = await json_object()
         welcome = await parts.access.login(text_field(body, "email"), text_field(body, "password"))
@@ -54,6 +79,16 @@ def routes(parts: Parts) -> Blueprint:
         )
 
     @blueprint.get("/auth/me")
+    @operation(
+        id="getMe",
+        tag=Tag.AUTH,
+        summary="Get current user",
+        auth=Auth.KEY,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(),
+        answers={200: "Me"},
+    )
     async def me() -> Response:
         principal = await signed_in(parts.access)
         keys = await parts.accounts.keys(principal.account_id)
@@ -68,18 +103,50 @@ def routes(parts: Parts) -> Blueprint:
         )
 
     @blueprint.get("/auth/keys")
+    @operation(
+        id="listKeys",
+        tag=Tag.AUTH,
+        summary="List API keys",
+        auth=Auth.KEY,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(),
+        answers={200: "KeyList"},
+    )
     async def keys() -> Response:
         principal = await signed_in(parts.access)
         found = await parts.accounts.keys(principal.account_id)
         return _json({"object": "list", "data": [key_json(key) for key in found]})
 
     @blueprint.delete("/auth/keys/<key_id>")
+    @operation(
+        id="revokeKey",
+        tag=Tag.AUTH,
+        summary="Revoke an API key",
+        description="It stops working everywhere within a second.",
+        auth=Auth.KEY,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(Code.NOT_FOUND,),
+        answers={200: "Key"},
+    )
     async def revoke(key_id: str) -> Response:
         principal = await signed_in(parts.access)
-        key = await parts.access.revoke_key(principal.account_id, key_id)
+        key = await parts.access.revoke_key(principal.account_id, id_in_path(key_id))
         return _json(key_json(key))
 
     @blueprint.get("/auth/limits")
+    @operation(
+        id="getLimits",
+        tag=Tag.AUTH,
+        summary="Check rate limits",
+        description="Your tier, its limits and what is used of them now.",
+        auth=Auth.KEY,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(),
+        answers={200: "Limits"},
+    )
     async def limits() -> Response:
         principal = await signed_in(parts.access)
         quota = await parts.limiter.peek(principal.account_id)
@@ -91,6 +158,16 @@ def routes(parts: Parts) -> Blueprint:
         return _json(limits_json(principal, tier, quota, balance, used, now))
 
     @blueprint.get("/credits/balance")
+    @operation(
+        id="getBalance",
+        tag=Tag.CREDITS,
+        summary="Check credit balance",
+        auth=Auth.KEY,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=(),
+        answers={200: "Balance"},
+    )
     async def balance() -> Response:
         principal = await signed_in(parts.access)
         return _json(balance_json(await parts.ledger.balance(principal.account_id)))
@@ -112,6 +189,7 @@ def key_json(key: Key) -> dict[str, Any]:
         "last4": key.last4,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
+        "replay_minutes": key.replay_minutes,
     }
 
 

@@ -1,30 +1,45 @@
-"""The HTTP edge: Quart for every route, and the hottest one mounted in front of it."""
+"""The HTTP edge: Quart for every route, and those that answer with text in front of it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
-import structlog
 from quart import Quart, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from adapters.http import accounts, discovery
+from adapters.http import (
+    accounts,
+    compress,
+    cors,
+    discovery,
+    figures,
+    keys,
+    openapi,
+    receipts,
+    refusals,
+    timing,
+)
 from adapters.http.asgi import Receive, Scope, Send
-from adapters.http.chat import PATH as CHAT_PATH
-from adapters.http.chat import ChatCompletions, Limits
-from adapters.http.errors import envelope, headers_of, quota_headers, status_of
+from adapters.http.dialects import Dialect
+from adapters.http.dialects.chat import ChatCompletions
+from adapters.http.dialects.completions import Completions
+from adapters.http.dialects.embeddings import Embeddings
+from adapters.http.dialects.messages import Messages
+from adapters.http.dialects.responses import Responses
+from adapters.http.errors import quota_headers
+from adapters.http.messages_route import COUNT_PATH, CountTokens, MessagesRoute
+from adapters.http.public import Public
+from adapters.http.receipts import Books
+from adapters.http.text import Limits, TextRoute
 from kyma.catalog.model import Catalogue
-from kyma.errors import Code, Refusal
-from kyma.flows.access import Access, unavailable
+from kyma.flows.access import Access
 from kyma.flows.chat import Chat
+from kyma.flows.keys import KeySettings
+from kyma.flows.once import Once
+from kyma.idempotency import HEADER as IDEMPOTENCY_KEY
+from kyma.idempotency import checked_key
 from kyma.ports.runtime import Chance, Clock, Limiter
-from kyma.ports.storage import Accounts, Ledger, Reports, StorageUnavailable
-
-log = structlog.get_logger("kyma.http")
+from kyma.ports.storage import Accounts, Ledger, Reports
 
 Ready = Callable[[], Awaitable[None]]
 
@@ -44,39 +59,75 @@ class Parts:
     chance: Chance
     limits: Limits
     ready: Ready
+    once: Once
+    books: Books
+    keys: KeySettings
+    public: Public
+
+
+MESSAGES = Messages()
+DIALECTS: tuple[Dialect, ...] = (
+    ChatCompletions(),
+    MESSAGES,
+    Responses(),
+    Completions(),
+    Embeddings(),
+)
+"""Every way to ask for text, each a route served in front of Quart."""
 
 
 class Gateway:
-    """The ASGI application: the chat route as a plain callable, everything else Quart."""
+    """The ASGI application: text routes as plain callables, everything else Quart."""
 
     def __init__(self, parts: Parts) -> None:
         self.quart = make_quart(parts)
-        self._chat = ChatCompletions(
-            parts.access, parts.chat, parts.catalogue, parts.clock, parts.chance, parts.limits
-        )
+        self._texts = {dialect.path: TextRoute(dialect, parts) for dialect in DIALECTS}
+        self._texts[MESSAGES.path] = MessagesRoute(MESSAGES, parts)
+        self._texts[COUNT_PATH] = CountTokens(MESSAGES, parts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route one connection event."""
-        if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
-            await self._chat(scope, receive, send)
-        else:
-            await self.quart(scope, receive, send)  # type: ignore[arg-type]
+        if scope["type"] == "http":
+            if scope["method"] == "POST":
+                text = self._texts.get(scope["path"])
+                if text is not None:
+                    await text(scope, receive, send)
+                    return
+            elif scope["method"] == "OPTIONS" and await cors.preflight(scope, send):
+                return
+        await self.quart(scope, receive, send)  # type: ignore[arg-type]
 
 
 def make_quart(parts: Parts) -> Quart:
     """Quart with our routes and our envelope for every error."""
-    app = Quart("kyma")
+    app = Quart("kyma", static_folder=None)
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts a stream silently
     app.config["BODY_TIMEOUT"] = parts.limits.body_timeout_s
     app.config["MAX_CONTENT_LENGTH"] = parts.limits.body_bytes
+    timing.install(app, parts.clock)  # first in, last out: it measures what follows
+    cors.install(app)
+    compress.install(app)
     app.register_blueprint(accounts.routes(parts))
+    app.register_blueprint(keys.routes(parts))
+    app.register_blueprint(receipts.routes(parts, DIALECTS))
     app.register_blueprint(discovery.routes(parts))
-    # Served in front of Quart; known to it so that other methods are told which one is meant.
-    app.add_url_rule(CHAT_PATH, "chat", methods=["POST"])
+    app.register_blueprint(figures.routes(parts))
+    app.register_blueprint(openapi.routes())
+    for dialect in DIALECTS:
+        # Served in front of Quart; known to it so that other methods are told which one is meant.
+        app.add_url_rule(dialect.path, dialect.endpoint, methods=["POST"])
+    app.add_url_rule(COUNT_PATH, "count_tokens", methods=["POST"])
 
     @app.before_request
     async def name_request() -> None:
         g.request_id = parts.chance.id()
+
+    @app.before_request
+    async def check_idempotency_key() -> None:
+        """These routes are free or mend nothing by being repeated; the form is the same for all."""
+        key = request.headers.get(IDEMPOTENCY_KEY)
+        if key is not None and request.method == "POST":
+            checked_key(key)
 
     @app.after_request
     async def say_what_is_left(response: Response) -> Response:
@@ -87,66 +138,5 @@ def make_quart(parts: Parts) -> Quart:
             response.headers.extend(quota_headers(parts.access.tier(principal), quota))
         return response
 
-    @app.errorhandler(Refusal)
-    async def refuse(refusal: Refusal) -> Response:
-        return _refused(refusal)
-
-    @app.errorhandler(StorageUnavailable)
-    async def away(error: StorageUnavailable) -> Response:
-        log.error("storage_unavailable", error=str(error))
-        return _refused(unavailable())
-
-    @app.errorhandler(HTTPException)
-    async def http_error(error: HTTPException) -> Response:
-        response = _refused(_of_framework(error))
-        if isinstance(error, MethodNotAllowed) and error.valid_methods:
-            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
-        return response
-
-    @app.errorhandler(Exception)
-    async def broken(error: Exception) -> Response:
-        log.error("request_failed", request_id=g.request_id, exc_info=error)
-        return _refused(
-            Refusal(
-                Code.INTERNAL,
-                "Something broke on our side. Nothing was charged; quote the request id.",
-            )
-        )
-
+    refusals.install(app)
     return app
-
-
-def _refused(refusal: Refusal) -> Response:
-    response = json_response(envelope(refusal, g.request_id), status_of(refusal))
-    response.headers.extend(headers_of(refusal))
-    return response
-
-
-def _of_framework(error: HTTPException) -> Refusal:
-    if isinstance(error, RequestEntityTooLarge):
-        return Refusal(Code.BODY_TOO_LARGE, "The body is too large.")
-    known = {
-        404: (Code.NOT_FOUND, f"There is nothing at {request.method} {request.path}."),
-        405: (Code.METHOD_NOT_ALLOWED, f"{request.path} does not take {request.method}."),
-        408: (Code.BODY_TIMEOUT, "The body did not arrive in time."),
-        415: (Code.UNSUPPORTED_MEDIA_TYPE, "Send the body as application/json."),
-    }
-    code, message = known.get(
-        error.code or 500, (Code.INVALID_REQUEST, error.description or "Bad request.")
-    )
-    return Refusal(code, message)
-
-
-def json_response(body: Any, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(orjson.dumps(body), status, content_type="application/json")
-
-
-async def within(seconds: float, work: Awaitable[None]) -> bool:
-    """Whether `work` ended in time; its own errors are raised."""
-    try:
-        async with asyncio.timeout(seconds):
-            await work
-    except TimeoutError:
-        return False
-    return True

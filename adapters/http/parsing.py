@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from email_validator import EmailNotValidError, validate_email
@@ -9,6 +10,8 @@ from quart import g, request
 
 from adapters.http.chat_request import parsed
 from kyma.errors import Code, Refusal
+
+ID_FORM = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 if TYPE_CHECKING:
     from kyma.flows.access import Access
@@ -43,6 +46,23 @@ def text_field(body: dict[str, Any], name: str) -> str:
             Code.INVALID_VALUE, f"`{name}` holds characters that text cannot have.", param=name
         )
     return value
+
+
+def integer_field(body: dict[str, Any], name: str) -> int:
+    """A required whole number; `true` is none."""
+    value = body.get(name)
+    if value is None:
+        raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{name}`.", param=name)
+    if type(value) is not int:
+        raise Refusal(Code.INVALID_TYPE, f"`{name}` must be an integer.", param=name)
+    return value
+
+
+def id_in_path(text: str) -> str:
+    """An id as we give them out; nothing can be stored under another form."""
+    if ID_FORM.fullmatch(text) is None:
+        raise Refusal(Code.NOT_FOUND, "There is nothing of yours with this id.")
+    return text
 
 
 def email_field(body: dict[str, Any]) -> str:

@@ -1,0 +1,215 @@
+"""What every route declares beside its code: who may call it, what limits and what pays it.
+
+    @blueprint.get("/credits/balance")
+    @operation(
+        id="getBalance", tag=Tag.CREDITS, summary="Check credit balance",
+        auth=Auth.KEY, limiter=Rate.NONE, meter=Meter.FREE, errors=(),
+        answers={200: "Balance"},
+    )
+    async def balance() -> Response: ...
+
+The OpenAPI document is generated from these declarations, a test fails for a route that has
+none, and the fuzzed stack is held to them. `@operation` stands below the route decorator.
+A name instead of a schema (`"Balance"`) is one of `adapters/http/schemas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from kyma.errors import Code
+
+Schema = Mapping[str, Any]
+View = TypeVar("View", bound=Callable[..., Any])
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+
+class Tag(StrEnum):
+    """Where an operation stands in the document."""
+
+    CHAT = "Chat"
+    MODELS = "Models"
+    DISCOVERY = "Discovery"
+    CREDITS = "Credits"
+    RECEIPTS = "Receipts"
+    AUTH = "Auth"
+    HEALTH = "Health"
+
+
+class Auth(StrEnum):
+    """Who may call."""
+
+    NONE = "none"
+    KEY = "key"
+    """An API key or a session token, as `Authorization: Bearer` or `x-api-key`."""
+
+
+class Rate(StrEnum):
+    """Which limiter counts the call."""
+
+    NONE = "none"
+    TIER = "tier"
+    """The sliding windows of the customer's tier: requests, requests per model, tokens."""
+
+
+class Meter(StrEnum):
+    """What pays for the call."""
+
+    FREE = "free"
+    TOKENS = "tokens"
+    """A hold on the balance, settled by the tokens the answer used."""
+
+
+class Envelope(StrEnum):
+    """The shape of an error."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One way in which an operation succeeds.
+
+    `streamed` says that the same status may come as server-sent events instead; `headers`
+    are those beyond what the kind of route implies, each with its schema.
+    """
+
+    schema: Schema | str | None = None
+    description: str = ""
+    media: str = JSON
+    streamed: bool = False
+    headers: Mapping[str, Schema] = field(default_factory=dict)
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A declared route. `errors` are the codes of its own; `codes` are all it may answer."""
+
+    id: str
+    tag: Tag
+    summary: str
+    auth: Auth
+    limiter: Rate
+    meter: Meter
+    errors: frozenset[Code]
+    answers: Mapping[int, Answer]
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    path: Mapping[str, Schema] = field(default_factory=dict)
+    headers: Mapping[str, Schema] = field(default_factory=dict)
+    body: Schema | str | None = None
+    description: str = ""
+    envelope: Envelope = Envelope.OPENAI
+
+    @property
+    def codes(self) -> frozenset[Code]:
+        """Every refusal that a caller of this operation must expect."""
+        implied = {Code.INTERNAL, *BY_AUTH[self.auth], *BY_RATE[self.limiter]}
+        implied |= BY_METER[self.meter]
+        if self.body is not None:
+            implied |= BY_BODY
+        if self.query:
+            implied.add(Code.INVALID_VALUE)
+        return frozenset(implied | self.errors)
+
+
+BY_AUTH: Mapping[Auth, frozenset[Code]] = {
+    Auth.NONE: frozenset(),
+    Auth.KEY: frozenset(
+        {Code.MISSING_KEY, Code.MALFORMED_KEY, Code.INVALID_KEY, Code.STORAGE_UNAVAILABLE}
+    ),
+}
+BY_RATE: Mapping[Rate, frozenset[Code]] = {
+    Rate.NONE: frozenset(),
+    Rate.TIER: frozenset({Code.RATE_LIMITED, Code.REQUEST_TOO_LARGE}),
+}
+BY_METER: Mapping[Meter, frozenset[Code]] = {
+    Meter.FREE: frozenset(),
+    Meter.TOKENS: frozenset(
+        {
+            Code.INSUFFICIENT_CREDITS,
+            Code.MAX_COST_EXCEEDED,
+            Code.CONTEXT_TOO_LONG,
+            Code.CONTENT_FILTERED,
+            Code.REFUSED_BY_MODEL,
+            Code.PROVIDER_ERROR,
+            Code.PROVIDER_TIMEOUT,
+            Code.PROVIDER_BUSY,
+            Code.NO_ROUTE,
+            Code.STREAM_INTERRUPTED,
+        }
+    ),
+}
+BY_BODY = frozenset(
+    {
+        Code.INVALID_JSON,
+        Code.INVALID_TYPE,
+        Code.MISSING_FIELD,
+        Code.INVALID_VALUE,
+        Code.BODY_TOO_LARGE,
+        Code.BODY_TIMEOUT,
+    }
+)
+
+
+def operation(
+    *,
+    id: str,
+    tag: Tag,
+    summary: str,
+    auth: Auth,
+    limiter: Rate,
+    meter: Meter,
+    errors: tuple[Code, ...],
+    answers: Mapping[int, Answer | Schema | str],
+    query: Mapping[str, Schema] = NOTHING,
+    path: Mapping[str, Schema] = NOTHING,
+    headers: Mapping[str, Schema] = NOTHING,
+    body: Schema | str | None = None,
+    description: str = "",
+) -> Callable[[View], View]:
+    """Declare a route of Quart.
+
+    `query`, `path` and `headers` name parameters of the request and their schemas; path
+    parameters without a schema are strings. Errors that the kind of route implies (a key,
+    a body, a limiter, a meter) are not repeated in `errors`.
+    """
+    declared = Operation(
+        id=id,
+        tag=tag,
+        summary=summary,
+        auth=auth,
+        limiter=limiter,
+        meter=meter,
+        errors=frozenset(errors),
+        answers={status: _answer(given) for status, given in answers.items()},
+        query=query,
+        path=path,
+        headers=headers,
+        body=body,
+        description=description,
+    )
+
+    def attach(view: View) -> View:
+        view.operation = declared  # type: ignore[attr-defined]
+        return view
+
+    return attach
+
+
+def operation_of(view: Callable[..., Any] | None) -> Operation | None:
+    """What a view declares."""
+    found = getattr(view, "operation", None)
+    return found if isinstance(found, Operation) else None
+
+
+def _answer(given: Answer | Schema | str) -> Answer:
+    return given if isinstance(given, Answer) else Answer(given)
