@@ -12,21 +12,21 @@ class Asking:
     """The headers of one request; of a header that comes twice the last one counts."""
 
     def __init__(self, scope: Scope) -> None:
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
 
     @property
     def secret(self) -> str | None:
         """The secret of `Authorization: Bearer`, else that of `x-api-key`."""
-        scheme, _, secret = self._headers.get(b"authorization", b"").partition(b" ")
+        scheme, _, secret = self.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() == b"bearer":
             return str(secret.strip().decode("latin-1"))
-        key = self._headers.get(b"x-api-key")
+        key = self.headers.get(b"x-api-key")
         return None if key is None else str(key.strip().decode("latin-1"))
 
     @property
     def content_length(self) -> int | None:
         """What the client says that it will send; the server has checked that it is a number."""
-        told = self._headers.get(b"content-length")
+        told = self.headers.get(b"content-length")
         return None if told is None else int(told)
 
     @property
@@ -45,17 +45,17 @@ class Asking:
         return self._text(b"anthropic-beta")
 
     def _text(self, name: bytes) -> str | None:
-        told = self._headers.get(name)
+        told = self.headers.get(name)
         return None if told is None else told.decode("latin-1")
 
     @property
     def from_browser(self) -> bool:
         """Whether a page of some origin asks, so that it must be told that it may read."""
-        return b"origin" in self._headers
+        return b"origin" in self.headers
 
     def max_layer(self) -> int:
         """`X-Kyma-Max-Fallback-Layer`: how far from first choice the caller lets us go."""
-        told = self._headers.get(b"x-kyma-max-fallback-layer")
+        told = self.headers.get(b"x-kyma-max-fallback-layer")
         if told is None:
             return MAX_LAYER
         if told.strip() not in {b"0", b"1", b"2", b"3"}:

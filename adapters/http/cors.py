@@ -42,6 +42,7 @@ EXPOSED = (
     "WWW-Authenticate",
     "request-id",
     "x-request-id",
+    "x-request-id",
 )
 """What a script may read, by name for browsers that do not know `*`; a test holds this list to
 the headers of the OpenAPI document."""

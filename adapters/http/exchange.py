@@ -8,9 +8,13 @@ from typing import Any
 
 import orjson
 
+from adapters.http import cors
 from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
+from adapters.http.asking import Asking
+from adapters.http.compress import hot_answer
 from adapters.http.dialects import Dialect, Rendering
 from adapters.http.errors import headers_of, quota_headers, status_of
+from adapters.http.timing import server_timing
 from kyma.errors import Refusal
 from kyma.flows.access import Admission
 from kyma.flows.once import Claim, Once
@@ -87,22 +91,18 @@ class Exchange:
     """
 
     def __init__(
-        self,
-        send: Send,
-        request_id: str,
-        dialect: Dialect,
-        keepalive_s: float,
-        extra: list[tuple[bytes, bytes]],
+        self, send: Send, request_id: str, dialect: Dialect, keepalive_s: float, asking: Asking
     ) -> None:
-        """`extra` are headers of every answer."""
         self.claim: Claim | None = None
         self.is_complete = False
         self._once: Once | None = None
         self._kept: list[bytes] = []
         self._kind = "application/json"
         self._send = send
-        self._extra = extra
-        self._everywhere = encoded(_names(dialect, request_id)) + extra
+        self._began = asyncio.get_running_loop().time()
+        self._asking = asking
+        self._extra = cors.ENCODED if asking.from_browser else cors.NONE
+        self._everywhere = encoded(_names(dialect, request_id)) + self._extra
         self.request_id = request_id
         self.admission: Admission | None = None
         self.peek: Callable[[], Awaitable[tuple[Tier, Quota]]] | None = None
@@ -115,15 +115,21 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._pulse: asyncio.Task[None] | None = None
 
+    def so_far(self) -> tuple[str, str]:
+        """How long it took until now; what a model answered says more than this."""
+        took_s = asyncio.get_running_loop().time() - self._began
+        return ("Server-Timing", server_timing(total=took_s))
+
     async def whole(self, body: dict[str, Any], headers: list[tuple[str, str]]) -> None:
         """Send a whole answer."""
         raw = orjson.dumps(body)
         await self._complete(raw)
-        await send_raw(self._send, 200, raw, encoded(headers) + self._everywhere)
+        raw, more = hot_answer(self._asking.headers, raw)
+        await send_raw(self._send, 200, raw, encoded(headers) + more + self._everywhere)
 
     async def again(self, answer: StoredAnswer, request_id: str) -> None:
         """Send the answer that was given before, to the request of this id."""
-        kind = [("content-type", answer.content_type), REPLAYED]
+        kind = [("content-type", answer.content_type), REPLAYED, self.so_far()]
         own = encoded([*kind, *_names(self._dialect, request_id)]) + self._extra
         await send_raw(self._send, answer.status, answer.body, own, kind=False)
 
@@ -164,7 +170,7 @@ class Exchange:
         self._timer = loop.call_at(due, self._look)
 
     async def _beat(self) -> None:
-        await self._head(self._early)
+        await self._head([self.so_far(), *self._early])
         await self._send(_more(b": thinking\n\n"))
 
     async def begin(self, headers: list[tuple[str, str]]) -> None:
@@ -214,7 +220,7 @@ class Exchange:
             last = self._rendering.failed(refusal, self.request_id)
             await self._send({"type": "http.response.body", "body": last})
             return
-        headers = headers_of(refusal)
+        headers = [self.so_far(), *headers_of(refusal)]
         if self.admission is not None:
             headers += quota_headers(self.admission.tier, self.admission.quota)
         elif self.peek is not None and "quota" not in refusal.details:

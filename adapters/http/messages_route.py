@@ -38,4 +38,5 @@ class CountTokens(MessagesRoute):
         body = self._parsed(await self._body(asking, presence), asking)
         model, _ = self._catalogue.find(self._messages.model_to_count(body))
         quota = quota_headers(*await self._access.quota(principal))
-        await exchange.whole({"input_tokens": self._messages.count(body, model)}, quota)
+        counted = {"input_tokens": self._messages.count(body, model)}
+        await exchange.whole(counted, [exchange.so_far(), *quota])

@@ -49,7 +49,7 @@ def install(app: Quart) -> None:
 
 
 def _refused(refusal: Refusal) -> Response:
-    is_anthropics = request.path.startswith(_MESSAGES.path)
+    is_anthropics = f"{request.path}/".startswith(f"{_MESSAGES.path}/")
     spoken = _MESSAGES.refusal if is_anthropics else envelope
     raw = orjson.dumps(spoken(refusal, g.request_id))
     response = Response(raw, status_of(refusal), content_type="application/json")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from adapters.http import cors
 from adapters.http.asgi import ClientGone, Receive, Scope, Send, read_body
 from adapters.http.asking import Asking
 from adapters.http.chat_request import parsed
@@ -70,8 +69,9 @@ class TextRoute:
         """Serve one request; whatever happens is one answer in the caller's dialect."""
         presence = Presence(receive)
         asking = Asking(scope)
-        extra = cors.ENCODED if asking.from_browser else cors.NONE
-        exchange = Exchange(send, self._chance.id(), self._dialect, self._limits.keepalive_s, extra)
+        exchange = Exchange(
+            send, self._chance.id(), self._dialect, self._limits.keepalive_s, asking
+        )
         try:
             await self._serve(asking, presence, exchange)
         except Refusal as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -278,6 +279,24 @@ async def test_embeddings_are_served_and_billed_by_their_input(
     raw = base64.b64decode(packed.json()["data"][0]["embedding"])
     vector = struct.unpack(f"<{len(raw) // 4}f", raw)
     assert sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-3)
+
+
+async def test_long_answers_are_shortened_and_streams_never(buyer: Customer) -> None:
+    many = {"model": EMBEDDING, "input": ["text"] * 64}
+    wants = {**buyer.headers, "Content-Type": "application/json", "Accept-Encoding": "gzip"}
+    async with aiohttp.ClientSession(timeout=PATIENCE, auto_decompress=False) as session:
+        for path, body, encoding in (
+            ("/v1/embeddings", many, "gzip"),
+            (CHAT, hello(), None),
+            (CHAT, hello(True), None),
+        ):
+            url = buyer.url + path
+            async with session.post(url, data=orjson.dumps(body), headers=wants) as response:
+                raw = await response.read()
+                assert response.headers.get("Content-Encoding") == encoding
+                assert int(response.headers.get("Content-Length", len(raw))) == len(raw)
+                if encoding:
+                    assert len(orjson.loads(gzip.decompress(raw))["data"]) == 64
 
 
 @pytest.mark.parametrize(
