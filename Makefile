@@ -1,10 +1,11 @@
 # make up     start everything on this machine (Ctrl-C stops it, data stays in .kyma)
-# make test   the test-suite            make lint   style, types, import rules
+# make test   the test-suite (JOBS=2)   make lint   style, types, import rules
 # make bench  the load generator        make lock   renew the lock files
 # make clean  forget the virtualenv and caches; never the data
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 SDK_SETS := current held-back
@@ -19,7 +20,7 @@ up: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j2 $(SDK_INSTALLED)
-	$(RUN) -m pytest tests $(ARGS)
+	$(RUN) -m pytest tests -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
