@@ -144,7 +144,7 @@ class Container(containers.DeclarativeContainer):
     principals = providers.Singleton(RememberedPrincipals, accounts, redis)
     board = providers.Singleton(SharedHealth, redis)
     pulse = providers.Singleton(Pulse, redis)
-    conversations = providers.Singleton(RedisConversations, redis)
+    conversations = providers.Singleton(RedisConversations, redis, digests)
 
     endpoints = providers.Singleton(enabled, settings)
     transport = providers.Singleton(Transport, providers.Callable(make_timeouts, settings))

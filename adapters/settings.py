@@ -117,7 +117,9 @@ class Settings(BaseSettings):
         default=15.0, gt=0, description="Silence of a stream after which a comment is sent."
     )
     request_timeout_s: float = Field(
-        default=600.0, gt=0, description="One deadline for a whole request, every attempt included."
+        default=1800.0,
+        gt=0,
+        description="One deadline for a whole request; what a stream brought until then is paid.",
     )
     body_limit_bytes: int = Field(
         default=20 * 1024 * 1024, ge=1024, description="Largest accepted request body."

@@ -35,6 +35,8 @@ class Fault(StrEnum):
     REFUSED = "refused"
     BAD_REQUEST = "bad_request"
     TOO_LONG = "too_long"
+    OVERDUE = "overdue"
+    """Our own deadline for the whole request has passed: nobody's fault."""
 
 
 class UpstreamError(Exception):

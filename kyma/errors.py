@@ -50,6 +50,7 @@ class Code(StrEnum):
     PROVIDER_BUSY = "provider_overloaded"
     NO_ROUTE = "no_route_available"
     STREAM_INTERRUPTED = "stream_interrupted"
+    DEADLINE_PASSED = "deadline_passed"
 
     STORAGE_UNAVAILABLE = "storage_unavailable"
     INTERNAL = "internal_error"

@@ -33,11 +33,6 @@ def divided(numerator: int, denominator: int) -> Usd:
     return Usd((2 * numerator + denominator) // (2 * denominator))
 
 
-def marked_up(cost: Usd) -> Usd:
-    """The list price of something that costs us `cost`."""
-    return divided(cost * MARKUP_PERCENT, 100)
-
-
 def decimal_text(amount: int) -> str:
     """Exact decimal dollars without trailing zeros: `500000000` → `"0.5"`."""
     sign = "-" if amount < 0 else ""

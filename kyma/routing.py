@@ -85,7 +85,7 @@ def next_step(fault: Fault) -> Step:
     match fault:
         case Fault.BUSY | Fault.BROKEN | Fault.TIMEOUT | Fault.DENIED:
             return Step.NEXT_ROUTE
-        case Fault.REFUSED | Fault.BAD_REQUEST | Fault.TOO_LONG:
+        case Fault.REFUSED | Fault.BAD_REQUEST | Fault.TOO_LONG | Fault.OVERDUE:
             return Step.GIVE_UP
 
 

@@ -22,7 +22,7 @@ WINDOW = timedelta(days=7)
 
 OK = "ok"
 
-DELIVERED = (OK, "client_left")
+DELIVERED = (OK, "client_left", Code.DEADLINE_PASSED.value)
 """Outcomes of requests whose tokens reached their customer: what rankings count."""
 
 FAILED = (

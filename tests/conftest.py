@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.units import PostgresUnits, make_engine
 from adapters.redis.client import make_redis
 from tests.servers import Servers, drop_database, fresh_database, fresh_redis, start_servers
+
+# The same examples every time: a change is judged by what it does. New ones are looked for with
+# HYPOTHESIS_PROFILE=search, as often as one likes.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 @pytest.fixture(scope="session")

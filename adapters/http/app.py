@@ -81,6 +81,7 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self.quart = make_quart(parts)
+        self._chance = parts.chance
         self._texts = {dialect.path: TextRoute(dialect, parts) for dialect in DIALECTS}
         self._texts[MESSAGES.path] = MessagesRoute(MESSAGES, parts)
         self._texts[COUNT_PATH] = CountTokens(MESSAGES, parts)
@@ -93,7 +94,7 @@ class Gateway:
                 if text is not None:
                     await text(scope, receive, send)
                     return
-            elif scope["method"] == "OPTIONS" and await cors.preflight(scope, send):
+            elif await cors.preflight(scope, send, self._chance.id):
                 return
         await self.quart(scope, receive, send)  # type: ignore[arg-type]
 

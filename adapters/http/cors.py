@@ -6,11 +6,13 @@ routes' answers say it only to requests with an `Origin`, and preflights never r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable
 
 from quart import Quart, Response
 
 from adapters.http.asgi import Scope, Send, encoded
+from adapters.http.timing import server_timing
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 MAX_AGE_S = 86_400
@@ -42,7 +44,6 @@ EXPOSED = (
     "WWW-Authenticate",
     "request-id",
     "x-request-id",
-    "x-request-id",
 )
 """What a script may read, by name for browsers that do not know `*`; a test holds this list to
 the headers of the OpenAPI document."""
@@ -57,13 +58,10 @@ NONE: list[tuple[bytes, bytes]] = []
 MAX_NAMED_BYTES = 4096
 
 
-def hot_headers(asked: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """What an answer of a hot route carries besides its own; `asked` are the request's."""
-    return ENCODED if b"origin" in asked else NONE
-
-
-async def preflight(scope: Scope, send: Send) -> bool:
+async def preflight(scope: Scope, send: Send, new_id: Callable[[], str]) -> bool:
     """Answer a browser's question whether it may send a request; False if it is no such one."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     headers = dict(scope["headers"])
     if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
         return False
@@ -77,6 +75,8 @@ async def preflight(scope: Scope, send: Send) -> bool:
         (b"access-control-max-age", b"%d" % MAX_AGE_S),
         (b"vary", b"Access-Control-Request-Headers"),
         (b"content-length", b"0"),
+        (b"x-kyma-request-id", new_id().encode()),
+        (b"server-timing", server_timing(app=loop.time() - began).encode()),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": answer})
     await send({"type": "http.response.body", "body": b""})

@@ -55,6 +55,12 @@ class _Operation:
     record: dict[str, Any] | None
     done: asyncio.Future[Any]
 
+    def is_granted_hold(self) -> bool:
+        """Whether credit was held and said so."""
+        if self.kind is not Kind.HOLD or not self.done.done() or self.done.cancelled():
+            return False
+        return self.done.exception() is None and self.done.result()["outcome"] == Outcome.DONE
+
 
 class Batcher:
     """Owns one connection of the pool and writes whatever has queued up, again and again."""
@@ -70,10 +76,19 @@ class Batcher:
         """Queue an operation and wait for its row of the answer."""
         if len(self._waiting) >= MAX_QUEUE:
             raise StorageUnavailable("the ledger's queue is full")
+        self._queue(operation)
+        try:
+            return await operation.done
+        except asyncio.CancelledError:
+            # The answer may have come in the very turn in which its caller was cancelled.
+            if operation.is_granted_hold():
+                self._return(operation)
+            raise
+
+    def _queue(self, operation: _Operation) -> None:
         self._waiting.append(operation)
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._drain())
-        return await operation.done
 
     async def _drain(self) -> None:
         try:
@@ -156,7 +171,7 @@ class Batcher:
         """Whoever wanted this hold is gone: nobody is left to end it."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         done.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._waiting.append(_Operation(Kind.REFUND, hold.hold_id, None, 0, 0, 0, None, done))
+        self._queue(_Operation(Kind.REFUND, hold.hold_id, None, 0, 0, 0, None, done))
 
     async def _drop_connection(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None

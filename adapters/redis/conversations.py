@@ -12,6 +12,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kyma.ports.runtime import Digests
+
 log = structlog.get_logger("kyma.conversations")
 
 TTL_S = 300
@@ -28,8 +30,10 @@ MAX_WAITING = 10_000
 class RedisConversations:
     """The `Conversations` port."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, digests: Digests) -> None:
+        """`digests` keep what is said from whoever reads the store and can guess beginnings."""
         self._redis = redis
+        self._digests = digests
         self._waiting: dict[str, str] = {}
         self._writer: asyncio.Task[None] | None = None
         self._paused_until = 0.0
@@ -43,7 +47,7 @@ class RedisConversations:
             return None
         try:
             async with asyncio.timeout(BUDGET_S):
-                found = await self._redis.get(_key(conversation))
+                found = await self._redis.get(self._key(conversation))
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
             return None
@@ -64,7 +68,7 @@ class RedisConversations:
                 batch, self._waiting = self._waiting, {}
                 pipe = self._redis.pipeline(transaction=False)
                 for conversation, route_key in batch.items():
-                    pipe.set(_key(conversation), route_key, ex=TTL_S)
+                    pipe.set(self._key(conversation), route_key, ex=TTL_S)
                 await pipe.execute()
         except (RedisError, OSError) as error:
             self._pause(error)
@@ -80,6 +84,5 @@ class RedisConversations:
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
-
-def _key(conversation: str) -> str:
-    return f"kyma:cv:{conversation}"
+    def _key(self, conversation: str) -> str:
+        return f"kyma:cv:{self._digests.digest(conversation).hex()[:32]}"

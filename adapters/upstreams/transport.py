@@ -52,6 +52,7 @@ class Transport:
         self, url: str, headers: dict[str, str], body: bytes, left_s: float
     ) -> tuple[int, bytes, str | None]:
         """Status, whole body and Retry-After; `left_s` is all the time there is."""
+        is_ours = left_s < self._timeouts.answer_s
         left_s = min(left_s, self._timeouts.answer_s)
         timeout = aiohttp.ClientTimeout(
             total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
@@ -62,7 +63,7 @@ class Transport:
             ) as response:
                 return response.status, await response.read(), response.headers.get("Retry-After")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error) from error
+            raise classified(error, is_ours=is_ours) from error
 
     async def get(self, url: str, headers: dict[str, str], left_s: float) -> int:
         """The status of a GET; its body is read no further than its beginning."""
@@ -94,7 +95,8 @@ class Transport:
                     url, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error) from error
+            is_ours = left_s < self._timeouts.first_byte_s
+            raise classified(error, is_ours=is_ours) from error
         stream = Stream(response, first_by, self._timeouts.chunk_s, now + left_s)
         try:
             yield stream
@@ -126,7 +128,7 @@ class Stream:
         self._end_by = end_by
         self._loop = asyncio.get_running_loop()
         self._waiting_since: float | None = None
-        self._late = False
+        self._late: UpstreamError | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.status = response.status
         self.retry_after = response.headers.get("Retry-After")
@@ -155,9 +157,10 @@ class Stream:
                 self._look()
             return await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if self._late:
-                raise UpstreamError(Fault.TIMEOUT, "the stream stalled") from error
-            raise classified(error) from error
+            if self._late is not None:
+                raise self._late from error
+            is_ours = first and self._first_by >= self._end_by
+            raise classified(error, is_ours=is_ours) from error
         finally:
             self._waiting_since = None
 
@@ -171,7 +174,10 @@ class Stream:
         if now < due:
             self._watch = self._loop.call_at(due, self._look)
             return
-        self._late = True
+        if now >= self._end_by:
+            self._late = UpstreamError(Fault.OVERDUE, "the request took all its time")
+        else:
+            self._late = UpstreamError(Fault.TIMEOUT, "the stream stalled")
         self._response.close()
 
     def close(self) -> None:
@@ -181,9 +187,10 @@ class Stream:
         self._response.close()
 
 
-def classified(error: BaseException) -> UpstreamError:
-    """What a socket's failure means for routing."""
+def classified(error: BaseException, *, is_ours: bool = False) -> UpstreamError:
+    """What a socket's failure means for routing; `is_ours` says whose limit a timeout was."""
     name = type(error).__name__
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientConnectorError):
-        return UpstreamError(Fault.TIMEOUT, f"no answer in time ({name})")
+        fault = Fault.OVERDUE if is_ours else Fault.TIMEOUT
+        return UpstreamError(fault, f"no answer in time ({name})")
     return UpstreamError(Fault.BROKEN, f"{name}: {error}"[:300])

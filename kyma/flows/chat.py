@@ -44,6 +44,8 @@ CACHEABLE_TOKENS = 1024
 
 MAX_LAYER = 3
 
+WAITED = frozenset({Fault.TIMEOUT, Fault.OVERDUE})
+
 BYTES_PER_TOKEN = 4
 """Used only where an upstream does not tell: UTF-8 bytes of output per token, on the low side."""
 
@@ -195,22 +197,23 @@ class Chat:
                 await self._billing.detached(live.leave())
 
     async def _hold(self, ticket: Ticket) -> Hold:
-        """Place the hold; meanwhile ask which route holds the conversation's cache."""
+        """Place the hold; meanwhile it is asked which route holds the conversation's cache.
+
+        Once a hold is granted nothing is awaited here: its caller refunds it, however it ends.
+        """
         began = self._clock.monotonic()
-        asking = None
         if ticket.affinity is not None:
-            asking = asyncio.ensure_future(self._conversations.recall(ticket.affinity.conversation))
+            recall = self._conversations.recall(ticket.affinity.conversation)
+            ticket.recalling = asyncio.ensure_future(recall)
         try:
             hold = await self._billing.hold(
                 ticket.id, ticket.admission.principal.account_id, ticket.model, ticket.call.size
             )
         except BaseException:
-            if asking is not None:
-                asking.cancel()
+            if ticket.recalling is not None:
+                ticket.recalling.cancel()
             self._correct_limits(ticket.admission, ticket.call, NOTHING)
             raise
-        if ticket.affinity is not None and asking is not None:
-            ticket.affinity = replace(ticket.affinity, held_by=await asking)
         ticket.hold_s = self._clock.monotonic() - began
         return hold
 
@@ -218,6 +221,8 @@ class Chat:
         self, ticket: Ticket, ask: Callable[[Route], Awaitable[T]]
     ) -> tuple[T, Route]:
         """Try routes in order, a second round after a short pause; raises the refusal."""
+        if ticket.affinity is not None and ticket.recalling is not None:
+            ticket.affinity = replace(ticket.affinity, held_by=await ticket.recalling)
         first_fault: UpstreamError | None = None
         for round_number in range(2):
             for route in self._order(ticket):
@@ -231,7 +236,7 @@ class Chat:
                     # A route that rejects what the first one would have taken is just
                     # one more that failed: the caller hears of the first fault.
                     first_fault = first_fault or error
-            if round_number > 0 or (first_fault and first_fault.fault is Fault.TIMEOUT):
+            if round_number > 0 or (first_fault and first_fault.fault in WAITED):
                 break  # who has waited in vain once is not made to wait again
             if not await self._pause(ticket):
                 break
@@ -450,7 +455,7 @@ def refusal_of(error: UpstreamError) -> Refusal:
                 f"Every provider of this model is busy. {again}",
                 retry_after_s=error.retry_after_s or 1,
             )
-        case Fault.TIMEOUT:
+        case Fault.TIMEOUT | Fault.OVERDUE:
             return Refusal(Code.PROVIDER_TIMEOUT, f"No provider answered in time. {again}")
         case Fault.BROKEN | Fault.DENIED:
             return Refusal(Code.PROVIDER_ERROR, f"Every provider of this model failed. {again}")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kyma.calls import Chunk, UpstreamError
+from kyma.calls import Chunk, Fault, UpstreamError
 from kyma.errors import Code, Refusal
 from kyma.flows.ticket import Receipt, Ticket
 from kyma.ledger import Hold
@@ -60,7 +60,8 @@ class LiveAnswer:
     async def events(self) -> AsyncIterator[list[bytes]]:
         """Server-sent events as they come; once they end, the answer has been settled.
 
-        Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned.
+        Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned. Raises
+        DEADLINE_PASSED if it took longer than a request may: what came is charged.
         """
         try:
             for chunk in self._begun.first:
@@ -72,7 +73,7 @@ class LiveAnswer:
                     yield chunk.events
         except UpstreamError as error:
             if not self._finished:
-                raise await self._broken(error) from error
+                raise await self._ended(error) from error
         await self._settle("ok")
 
     def _see(self, chunk: Chunk) -> None:
@@ -88,6 +89,19 @@ class LiveAnswer:
         self._resolved = True
         usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
         self.receipt = await self._chat.settle(self.ticket, self._hold, self.route, usage, outcome)
+
+    async def _ended(self, error: UpstreamError) -> Refusal:
+        """Our own deadline is no fault of the provider's: what came until then is paid."""
+        if error.fault is not Fault.OVERDUE:
+            return await self._broken(error)
+        await self._settle("deadline_passed")
+        return Refusal(
+            Code.DEADLINE_PASSED,
+            "This gateway ends an answer that takes longer than this. What you received until "
+            f"now was charged; GET /v1/generations/{self.ticket.id} shows how much. Ask for "
+            "fewer tokens at a time.",
+            charged=True,
+        )
 
     async def _broken(self, error: UpstreamError) -> Refusal:
         self._resolved = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,7 @@ class Ticket:
     gone: Callable[[], bool]
     routes: tuple[Route, ...]
     affinity: Affinity | None
+    recalling: asyncio.Future[str | None] | None = None
     hold_s: float = 0.0
     settle_s: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)

@@ -11,8 +11,10 @@ from redis.asyncio import Redis
 from adapters.memory.runtime import MemoryConversations
 from adapters.redis.client import make_redis
 from adapters.redis.conversations import TTL_S, RedisConversations
+from adapters.system import HmacDigests
 from kyma.ports.runtime import Conversations
 
+DIGESTS = HmacDigests("pepper-" + "0" * 32)
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
@@ -20,7 +22,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 def conversations(request: pytest.FixtureRequest) -> Conversations:
     if request.param == "memory":
         return MemoryConversations()
-    return RedisConversations(request.getfixturevalue("redis"))
+    return RedisConversations(request.getfixturevalue("redis"), DIGESTS)
 
 
 async def recalled(conversations: Conversations, conversation: str, until: str | None) -> bool:
@@ -42,24 +44,25 @@ async def test_the_last_route_is_recalled(conversations: Conversations) -> None:
 
 
 async def test_another_process_recalls_it_too_and_forgets_it_in_time(redis: Redis) -> None:
-    here, there = RedisConversations(redis), RedisConversations(redis)
+    here, there = RedisConversations(redis, DIGESTS), RedisConversations(redis, DIGESTS)
     here.remember("talk", "groq/llama")
     assert await recalled(there, "talk", "groq/llama")
-    keys = await redis.keys("*talk*")
+    assert not await redis.keys("*talk*")
+    keys = await redis.keys("kyma:cv:*")
     assert len(keys) == 1
     assert 0 < await redis.ttl(keys[0]) <= TTL_S
 
 
 async def test_what_waits_is_written_before_the_end(redis: Redis) -> None:
-    here = RedisConversations(redis)
+    here = RedisConversations(redis, DIGESTS)
     here.remember("talk", "groq/llama")
     await here.close()
-    assert await RedisConversations(redis).recall("talk") == "groq/llama"
+    assert await RedisConversations(redis, DIGESTS).recall("talk") == "groq/llama"
 
 
 async def test_without_redis_nobody_is_known_and_nobody_waits() -> None:
     client = make_redis(NOWHERE)
-    conversations = RedisConversations(client)
+    conversations = RedisConversations(client, DIGESTS)
     conversations.remember("talk", "groq/llama")
     await conversations.close()
     began = time.monotonic()

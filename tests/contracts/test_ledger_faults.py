@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.postgres.accounts import PostgresAccounts
-from adapters.postgres.ledger import PostgresLedger
+from adapters.postgres.ledger import Batcher, PostgresLedger
 from adapters.postgres.units import PostgresUnits, make_engine
 from kyma.ledger import Outcome
 from kyma.money import usd
@@ -39,6 +40,31 @@ async def test_a_hold_whose_caller_left_while_it_was_written_is_returned(
         await holding
     await transaction.rollback()
     await blocker.close()
+    await ledger.close()
+    assert (await ledger.balance(account)).available == usd("0.5")
+    assert (await ledger.health()).open_holds == 0
+
+
+class CancelsAsItAnswers(Batcher):
+    """The client's leaving is noticed in the very turn of the loop in which its hold is granted."""
+
+    caller: asyncio.Task[Any]
+
+    def _answer(self, batch: Any, rows: Any) -> None:
+        super()._answer(batch, rows)
+        self.caller.cancel()
+
+
+async def test_a_hold_granted_in_the_turn_in_which_its_caller_left_is_returned(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits
+) -> None:
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    batcher = CancelsAsItAnswers(postgres_engine)
+    ledger._batcher = batcher
+    account = await an_account_with_credit(postgres_units)
+    batcher.caller = asyncio.create_task(ledger.hold(new_id(), account, usd("0.4"), 600))
+    with pytest.raises(asyncio.CancelledError):
+        await batcher.caller
     await ledger.close()
     assert (await ledger.balance(account)).available == usd("0.5")
     assert (await ledger.health()).open_holds == 0

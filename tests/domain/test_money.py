@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from kyma.money import (
     NANOS_PER_USD,
-    Usd,
     decimal_text,
     divided,
-    marked_up,
     number,
     usd,
 )
@@ -78,12 +76,6 @@ def test_half_up_agrees_with_decimal_in_tenths(tenths: int) -> None:
 def test_a_negative_amount_or_no_unit_is_no_price(numerator: int, denominator: int) -> None:
     with pytest.raises(ValueError, match="non-negative amount over a positive unit"):
         divided(numerator, denominator)
-
-
-def test_the_markup_is_thirty_five_percent_rounded_once() -> None:
-    assert marked_up(usd("1")) == usd("1.35")
-    assert marked_up(Usd(1)) == 1
-    assert marked_up(Usd(10)) == 14  # 13.5 rounds up
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import random
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -297,6 +298,38 @@ async def test_long_answers_are_shortened_and_streams_never(buyer: Customer) -> 
                 assert int(response.headers.get("Content-Length", len(raw))) == len(raw)
                 if encoding:
                     assert len(orjson.loads(gzip.decompress(raw))["data"]) == 64
+
+
+async def test_clients_that_leave_at_any_moment_leave_no_hold(
+    running: Running, buyer: Customer
+) -> None:
+    """Long prompts, for which it is asked who holds their cache while their hold is placed."""
+    gate = asyncio.Semaphore(12)
+    dice = random.Random(7)
+    port = int(running.gateway.url.rpartition(":")[2])
+
+    async def leave(number: int, after_s: float) -> None:
+        words = f"{number} " + "word " * 1500
+        body = orjson.dumps(hello(True, messages=[{"role": "user", "content": words}]))
+        async with gate:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\n"
+                b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+                % (leavers[number % len(leavers)].key.encode(), len(body), body)
+            )
+            await asyncio.sleep(after_s)
+            writer.transport.abort()
+
+    leavers = [await customer(buyer.url) for _ in range(10)]
+    await asyncio.gather(*(leave(number, dice.uniform(0, 0.025)) for number in range(250)))
+    for _ in range(50):
+        books = [await audit(running.stack.database_url, leaver.id) for leaver in leavers]
+        if not sum(found.open_holds for found in books):
+            break
+        await asyncio.sleep(0.1)
+    for found in books:
+        found.check_at_rest()
 
 
 @pytest.mark.parametrize(

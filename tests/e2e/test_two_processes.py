@@ -463,6 +463,33 @@ async def test_a_stream_cut_by_the_end_of_the_grace_ends_as_an_error_and_costs_n
     assert [record["outcome"] for record in books.records] == ["cut_by_gateway"]
 
 
+async def test_what_came_until_our_own_deadline_is_charged_and_nobody_is_blamed(
+    pair: Pair,
+) -> None:
+    gateway = await pair.stack.gateway(
+        "gateway-g",
+        sandbox_url=f"{pair.first.url}/v1",
+        sandbox_url_2=f"{pair.second.url}/v1",
+        request_timeout_s="2",
+    )
+    who = await customer(gateway.url)
+    slow = {"delay_ms": 50, "chunks": 400}
+    reply = await who.chat(MODEL, stream=True, max_tokens=400, sandbox=slow)
+    name, data = reply.events()[-1]
+    error = orjson.loads(data)["error"]
+    assert (name, error["code"], error["charged"]) == ("error", "deadline_passed", True)
+    assert b"[DONE]" not in reply.raw
+    assert reply.finish_reasons() == []
+    books = await pair.audit(who)
+    books.check_at_rest()
+    (record,) = books.records
+    assert record["outcome"] == "deadline_passed"
+    assert record["charged"] == books.spent > 0
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["ok"]
+    for _ in range(3):
+        assert "x-kyma-fallback" not in (await who.chat(MODEL, max_tokens=5)).headers
+
+
 async def test_a_gateway_told_to_stop_resolves_the_holds_of_clients_that_left(pair: Pair) -> None:
     gateway = await pair.stack.gateway("gateway-e", sandbox_url=f"{pair.first.url}/v1")
     who = await customer(gateway.url)

@@ -33,7 +33,7 @@ from kyma.flows.chat import Chat
 from kyma.flows.ticket import Ticket
 from kyma.ledger import Hold, LedgerHealth
 from kyma.money import ZERO, Usd, usd
-from kyma.ports.runtime import Quota
+from kyma.ports.runtime import Conversations, Quota
 from kyma.ports.storage import Ledger, Principal
 from kyma.ports.upstreams import ChatUpstream, Deadline
 from kyma.pricing import PerToken, per_token
@@ -256,6 +256,7 @@ async def a_world(
     credit: Usd = CREDIT,
     ledger_of: Callable[[MemoryLedger], Ledger] = lambda ledger: ledger,
     upstream_of: Callable[[ScriptedUpstream], ChatUpstream] = lambda upstream: upstream,
+    conversations_of: Callable[[MemoryConversations], Conversations] = lambda kept: kept,
 ) -> World:
     """A world in which providers do as the script says; others say hello."""
     offset = [0.0]
@@ -265,7 +266,7 @@ async def a_world(
     ledger = MemoryLedger(store)
     upstream = ScriptedUpstream(script or {}, store)
     alerts, limiter, board = MemoryAlerts(), MemoryLimiter(time.monotonic), MemoryHealth(time.time)
-    conversations = MemoryConversations()
+    conversations = conversations_of(MemoryConversations())
     catalogue = Catalogue(MODELS, {"best": "big"}, PROVIDERS)
     billing = Billing(ledger_of(ledger), HOLD_TTL_S)
     chat = Chat(

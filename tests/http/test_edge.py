@@ -200,13 +200,6 @@ async def test_an_options_request_of_no_browser_is_told_the_methods() -> None:
     assert {"POST", "OPTIONS"} == {one.strip() for one in answer.headers["allow"].split(",")}
 
 
-def test_a_hot_answer_speaks_to_browsers_only_when_one_asks() -> None:
-    assert cors.hot_headers({b"host": b"x"}) == []
-    told = dict(cors.hot_headers({b"origin": b"https://app.example"}))
-    assert told[b"access-control-allow-origin"] == b"*"
-    assert b"X-Kyma-Fallback-Layer" in told[b"access-control-expose-headers"]
-
-
 # --- time -------------------------------------------------------------------------------
 
 

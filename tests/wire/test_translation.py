@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapters.upstreams.wire import anthropic, openai
@@ -801,6 +801,8 @@ def refused_or(translate: Callable[[ChatCall], ChatCall], call: ChatCall) -> Any
 
 
 @given(TURNS, FIELDS)
+@example([{"role": "assistant", "content": [{"type": "text", "text": None}]}], {})
+@example([{"role": "assistant", "content": [{"type": "text"}]}], {})
 def test_whatever_is_asked_is_translated_or_refused(
     turns: list[Any], fields: dict[str, Any]
 ) -> None:

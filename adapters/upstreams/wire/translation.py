@@ -115,7 +115,7 @@ def _trim_prefill(turn: Json) -> None:
     """A beginning that the model is to go on with must not end in white space."""
     last = turn["content"][-1]
     if turn["role"] == "assistant" and last.get("type") == "text":
-        last["text"] = last["text"].rstrip()
+        last["text"] = str(last.get("text") or "").rstrip()
 
 
 def _blocks(message: Mapping[str, Any], where: str) -> list[Json]:
