@@ -22,7 +22,7 @@ from adapters.embedded.sandbox_cache import PrefixCache, Prompt
 from adapters.embedded.sandbox_faults import Fault, FaultName
 from adapters.embedded.sandbox_text import MEDIA_TOKENS, Json, prompt_pieces
 from adapters.embedded.sandbox_wire import (
-    OPENAI_ENDS,
+    HALVED,
     Answer,
     Call,
     Choice,
@@ -30,6 +30,7 @@ from adapters.embedded.sandbox_wire import (
     Step,
     Wire,
     choices_for,
+    openai_end,
     openai_head,
     openai_stream,
     openai_stream_error,
@@ -186,22 +187,21 @@ def _whole(answer: Answer, fault: FaultName | None) -> bytes:
     """The JSON of a whole answer, with the faults that live in its fields."""
     if fault is FaultName.ERROR_IN_STREAM:
         return orjson.dumps(openai_stream_error())
-    unfinished = fault is FaultName.MISSING_FINISH
     body = {
         **openai_head(answer, "chat.completion"),
-        "choices": [_whole_choice(choice, unfinished) for choice in answer.choices],
+        "choices": [_whole_choice(choice, fault) for choice in answer.choices],
     }
     usage = openai_usage(answer.usage, fault)
     return orjson.dumps(body if usage is None else {**body, "usage": usage})
 
 
-def _whole_choice(choice: Choice, unfinished: bool) -> Json:
-    kept = choice.cut(choice.size // 2) if unfinished else choice
+def _whole_choice(choice: Choice, fault: FaultName | None) -> Json:
+    kept = choice.cut(choice.size // 2) if fault in HALVED else choice
     return {
         "index": choice.index,
         "message": _message(kept),
         "logprobs": None,
-        "finish_reason": None if unfinished else OPENAI_ENDS[choice.end],
+        "finish_reason": openai_end(choice.end, fault),
     }
 
 
@@ -259,9 +259,10 @@ def _stream(answer: Answer, fault: Fault | None) -> list[Step]:
         for index, delta in enumerate(turn)
         if delta is not None
     ]
+    reason = fault.name if fault else None
     ends = [
         _chunk(answer, {
-            "index": choice.index, "delta": {}, "finish_reason": OPENAI_ENDS[choice.end],
+            "index": choice.index, "delta": {}, "finish_reason": openai_end(choice.end, reason),
         })
         for choice in answer.choices
     ]  # fmt: skip

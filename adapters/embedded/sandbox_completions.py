@@ -22,13 +22,14 @@ from adapters.embedded.sandbox_cache import PrefixCache, Prompt
 from adapters.embedded.sandbox_faults import Fault, FaultName
 from adapters.embedded.sandbox_text import Json, pieces
 from adapters.embedded.sandbox_wire import (
-    OPENAI_ENDS,
+    HALVED,
     Answer,
     Choice,
     Part,
     Step,
     Wire,
     choices_for,
+    openai_end,
     openai_head,
     openai_stream,
     openai_stream_error,
@@ -120,19 +121,17 @@ def _said(choice: Choice) -> list[Part]:
 def _whole(answer: Answer, fault: FaultName | None) -> bytes:
     if fault is FaultName.ERROR_IN_STREAM:
         return orjson.dumps(openai_stream_error())
-    unfinished = fault is FaultName.MISSING_FINISH
     choices = []
     for choice in answer.choices:
-        kept = choice.cut(choice.size // 2) if unfinished else choice
+        kept = choice.cut(choice.size // 2) if fault in HALVED else choice
         text = "".join(_texts(answer, kept))
-        choices.append(_choice(choice.index, text, None if unfinished else choice))
+        choices.append(_choice(choice.index, text, openai_end(choice.end, fault)))
     body = {**openai_head(answer, _KIND), "choices": choices}
     usage = openai_usage(answer.usage, fault)
     return orjson.dumps(body if usage is None else {**body, "usage": usage})
 
 
-def _choice(index: int, text: str, ended: Choice | None = None) -> Json:
-    reason = None if ended is None else OPENAI_ENDS[ended.end]
+def _choice(index: int, text: str, reason: str | None = None) -> Json:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
 
@@ -144,7 +143,11 @@ def _stream(answer: Answer, fault: Fault | None) -> list[Step]:
         for index, text in enumerate(turn)
         if text is not None
     ]
-    ends = [_chunk(answer, _choice(choice.index, "", choice)) for choice in answer.choices]
+    reason = fault.name if fault else None
+    ends = [
+        _chunk(answer, _choice(choice.index, "", openai_end(choice.end, reason)))
+        for choice in answer.choices
+    ]
     return openai_stream(answer, fault, content, ends, _KIND)
 
 

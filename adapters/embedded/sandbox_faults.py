@@ -35,6 +35,7 @@ class FaultName(StrEnum):
     MALFORMED_CHUNK = "malformed_chunk"
     MISSING_DONE = "missing_done"
     MISSING_FINISH = "missing_finish"
+    FAILED_FINISH = "failed_finish"
     ERROR_IN_STREAM = "error_in_stream"
     NEGATIVE_USAGE = "negative_usage"
     NO_USAGE = "no_usage"

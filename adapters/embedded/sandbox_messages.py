@@ -1,6 +1,7 @@
 """Anthropic's Messages at the sandbox: the shape of answers and the order of their events."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -39,8 +40,8 @@ _OVERLOADED: Json = {
 
 def _whole(answer: Answer, fault: FaultName | None) -> bytes:
     """The JSON of a whole answer, with the faults that live in its fields."""
-    if fault is FaultName.ERROR_IN_STREAM:
-        return orjson.dumps(_OVERLOADED)
+    if fault in (FaultName.ERROR_IN_STREAM, FaultName.FAILED_FINISH):
+        return orjson.dumps(_OVERLOADED)  # Anthropic has no word for an end that failed
     (choice,) = answer.choices
     unfinished = fault is FaultName.MISSING_FINISH
     kept = choice.cut(choice.size // 2) if unfinished else choice
@@ -124,6 +125,8 @@ def _usage(answer: Answer, completion: int, fault: FaultName | None) -> Json:
 def _stream(answer: Answer, fault: Fault | None) -> list[Step]:
     """The steps of a streamed answer, one per event."""
     (choice,) = answer.choices
+    if fault is not None and fault.name is FaultName.FAILED_FINISH:
+        fault = replace(fault, name=FaultName.ERROR_IN_STREAM)
     name = fault.name if fault else None
     content = [_event(body) for body in _content(answer, choice, name)]
     end: Json = {"type": "message_delta", "delta": _ending(choice)}

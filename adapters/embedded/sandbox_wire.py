@@ -279,6 +279,8 @@ def bent_steps(
             middle, after, end = [Cut()], [], []
         case FaultName.MISSING_FINISH:
             after, end = [], []
+        case FaultName.FAILED_FINISH:
+            after = []
         case FaultName.ERROR_IN_STREAM:
             middle, after, end = [error], [], []
         case FaultName.STALLED_STREAM:
@@ -317,6 +319,17 @@ OPENAI_ENDS = {
     End.CALLS: "tool_calls",
     End.FILTERED: "content_filter",
 }
+
+
+def openai_end(end: End, fault: FaultName | None) -> str | None:
+    """Why a choice ended, as OpenAI says it; as Z.AI does where its network failed."""
+    if fault is FaultName.MISSING_FINISH:
+        return None
+    return "network_error" if fault is FaultName.FAILED_FINISH else OPENAI_ENDS[end]
+
+
+HALVED = (FaultName.MISSING_FINISH, FaultName.FAILED_FINISH)
+"""Faults of which a whole answer has its first half."""
 
 
 def openai_head(answer: Answer, kind: str) -> Json:

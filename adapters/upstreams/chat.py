@@ -73,7 +73,7 @@ class ProviderChat:
         status, raw, retry_after = await self._transport.post(
             self._url(route, wire),
             self._named(call, route, wire),
-            self._body(call, route, wire),
+            await self._written(call, route, wire),
             left_s,
         )
         if status != 200:
@@ -83,7 +83,8 @@ class ProviderChat:
             return answer if call.dialect is wire else translation.answer_as_chat(answer, now_s())
         if wire is Dialect.EMBEDDINGS:
             return openai.embeddings(raw, route.model)
-        answer = openai.answer(raw, route.model, hold.id, wire)
+        asked = self._asked(route)
+        answer = openai.answer(raw, route.model, hold.id, wire, asked=asked)
         return answer if call.dialect is wire else translation.answer_as_messages(answer)
 
     @asynccontextmanager
@@ -96,7 +97,7 @@ class ProviderChat:
         async with self._transport.stream(
             self._url(route, wire),
             self._named(call, route, wire),
-            self._body(call, route, wire),
+            await self._written(call, route, wire),
             left_s,
         ) as stream:
             if stream.status != 200:
@@ -105,13 +106,18 @@ class ProviderChat:
                 raise UpstreamError(
                     Fault.BROKEN, f"not a stream: {(await stream.error_body())[:120]!r}"
                 )
-            yield _Chunks(stream, *_decoder(wire, call, route, hold))
+            yield _Chunks(stream, *_decoder(wire, call, route, hold, self._asked(route)))
 
     def _wire(self, call: ChatCall, route: Route) -> Dialect:
         """The dialect in which this route's provider is asked."""
         if call.dialect in CHATS:
             return self._endpoints[route.provider].provider.wire
         return call.dialect
+
+    def _asked(self, route: Route) -> str:
+        """The model to hold an answer to, where a provider may answer with another."""
+        resells = self._endpoints[route.provider].provider.resells
+        return route.upstream_model if resells else ""
 
     def _url(self, route: Route, wire: Dialect) -> str:
         return self._endpoints[route.provider].base_url + PATHS[wire]
@@ -120,6 +126,12 @@ class ProviderChat:
         """The headers of a call: who we are, and the betas that its caller named."""
         headers = self._headers[route.provider]
         return headers if wire is not Dialect.MESSAGES else {**headers, **anthropic.betas(call)}
+
+    async def _written(self, call: ChatCall, route: Route, wire: Dialect) -> bytes:
+        """The body in the provider's dialect; a large one is written off the event loop."""
+        if call.large:
+            return await asyncio.to_thread(self._body, call, route, wire)
+        return self._body(call, route, wire)
 
     def _body(self, call: ChatCall, route: Route, wire: Dialect) -> bytes:
         provider = self._endpoints[route.provider].provider
@@ -166,7 +178,7 @@ def _failure(wire: Dialect, status: int, raw: bytes, retry_after: str | None) ->
 
 
 def _decoder(
-    wire: Dialect, call: ChatCall, route: Route, hold: Hold
+    wire: Dialect, call: ChatCall, route: Route, hold: Hold, asked: str
 ) -> tuple[Decoder, Translator | None]:
     """How this stream is read, and how it is put into the caller's dialect if that is another."""
     if wire is Dialect.MESSAGES:
@@ -177,7 +189,7 @@ def _decoder(
         )
     choices = call.body.get("n")
     decoder = openai.StreamDecoder(
-        route.model, hold.id, choices if isinstance(choices, int) else 1, wire
+        route.model, hold.id, choices if isinstance(choices, int) else 1, wire, asked=asked
     )
     if call.dialect is Dialect.MESSAGES:
         likely = call.size.likely_input

@@ -19,9 +19,11 @@ class Provider:
     """A provider's address and quirks.
 
     `max_tokens_field` is the name it wants the output cap under, `stream_usage` whether it
-    accepts `stream_options.include_usage`, `drops` the request fields it refuses. `wire` is its
-    dialect for chats; `thoughts` whether an assistant's turn may carry `reasoning_content`;
-    `also` names what else it offers, always in OpenAI's spelling.
+    accepts `stream_options.include_usage`, `drops` the request fields that it is not sent: it
+    refuses them, or they would buy what is not sold here. `wire` is its dialect for chats;
+    `thoughts` whether an assistant's turn may carry `reasoning_content`; `also` names what else
+    it offers, always in OpenAI's spelling; `resells` whether it may answer with another model
+    than the one asked for, and tells which one it was.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Provider:
     drops: tuple[str, ...] = ()
     thoughts: bool = True
     also: tuple[Dialect, ...] = ()
+    resells: bool = False
 
 
 EVERYTHING = (Dialect.COMPLETIONS, Dialect.EMBEDDINGS)
@@ -59,18 +62,25 @@ def _provider(
     wire: Dialect = Dialect.CHAT,
     max_tokens_field: str = "max_tokens",
     drops: tuple[str, ...] = (),
+    not_sold: tuple[str, ...] = (),
     thoughts: bool = True,
     also: tuple[Dialect, ...] = (),
+    resells: bool = False,
 ) -> Provider:
+    """A row; `not_sold` are fields of its own by which a caller would spend our money.
+
+    Those that several providers know are in `wire.sold`.
+    """
     return Provider(
         name,
         base_url,
         PROVIDER_KEY_VARIABLES[name],
         wire=wire,
         max_tokens_field=max_tokens_field,
-        drops=drops,
+        drops=(*drops, *not_sold),
         thoughts=thoughts,
         also=also,
+        resells=resells,
     )
 
 
@@ -81,14 +91,37 @@ _TABLE = (
         # 400 on these: console.groq.com/docs/openai, read 2026-05.
         max_tokens_field="max_completion_tokens",
         drops=("logprobs", "logit_bias", "top_logprobs", "store", "prompt_cache_key", "verbosity"),
+        # Its Compound systems search and run code: console.groq.com/docs/api-reference, 2026-11.
+        not_sold=("compound_custom", "include_domains", "exclude_domains", "citation_options"),
         thoughts=False,  # a 400, too: AstrBot #5946 (2026-03), freellmapi #1070
     ),
     _provider("deepinfra", "https://api.deepinfra.com/v1/openai", also=EVERYTHING),
-    _provider("together", "https://api.together.xyz/v1", also=EVERYTHING),
+    _provider(
+        "together",
+        "https://api.together.xyz/v1",
+        not_sold=("safety_model",),  # a second model that judges every answer
+        also=EVERYTHING,
+    ),
     _provider("fireworks", "https://api.fireworks.ai/inference/v1", also=EVERYTHING),
-    _provider("openrouter", "https://openrouter.ai/api/v1", also=EVERYTHING),
+    _provider(
+        "openrouter",
+        "https://openrouter.ai/api/v1",
+        # openrouter.ai/docs/requests, read 2026-11: who serves, with which models and presets of
+        # our account; what `debug` echoes and `trace` writes is ours, too.
+        not_sold=(
+            *("provider", "route", "transforms", "preset", "debug", "trace", "image_config"),
+            *("max_tool_calls", "stop_server_tools_when"),
+        ),
+        also=EVERYTHING,
+        resells=True,
+    ),
     _provider("deepseek", "https://api.deepseek.com/v1"),
-    _provider("alibaba", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"),
+    _provider(
+        "alibaba",
+        "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+        # Code that it runs, and pictures of six times the tokens that the hold is for.
+        not_sold=("enable_code_interpreter", "vl_high_resolution_images"),
+    ),
     _provider("moonshot", "https://api.moonshot.ai/v1"),
     _provider("zai", "https://api.z.ai/api/paas/v4"),
     _provider("minimax", "https://api.minimax.io/v1"),
@@ -102,6 +135,8 @@ _TABLE = (
             *("logit_bias", "logprobs", "top_logprobs", "reasoning", "top_k"),
             *("prompt_cache_key", "verbosity", "service_tier", "enable_thinking"),
         ),
+        # Caches of our account by their names, and whatever else Google puts there.
+        not_sold=("extra_body", "google", "cached_content"),
     ),
     _provider("anthropic", "https://api.anthropic.com/v1", wire=Dialect.MESSAGES),
 )

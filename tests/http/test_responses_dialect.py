@@ -563,7 +563,12 @@ def test_the_input_of_a_custom_tool_is_found_in_whatever_a_model_wrote(
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+    ("reason", "told"),
+    [
+        ("length", "max_output_tokens"),
+        ("content_filter", "content_filter"),
+        ("network_error", "max_output_tokens"),  # no wire passes it on; complete it never is
+    ],
 )
 def test_an_answer_that_was_cut_is_incomplete(reason: str, told: str) -> None:
     answer = whole({"content": "Hel"}, reason)

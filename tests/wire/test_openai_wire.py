@@ -578,7 +578,7 @@ def test_the_default_is_per_choice_and_not_their_sum() -> None:
 
 
 def test_fields_that_nobody_knows_reach_the_model_untouched() -> None:
-    extra = {"x_new": {"deep": [1, None, "é"]}, "temperature": 0.5, "tools": [{"a": 1}]}
+    extra = {"x_new": {"deep": [1, None, "é"]}, "temperature": 0.5, "tool_choice": {"a": 1}}
     call = a_call(**extra)
     body = json.loads(openai.request(call, "their-model"))
     assert body["model"] == "their-model"

@@ -783,6 +783,15 @@ async def test_a_whole_answer_can_miss_its_finish(sandbox: Sandbox) -> None:
     assert len(pieces(reply.text)) == 10
 
 
+async def test_an_answer_can_end_with_a_word_of_failure(sandbox: Sandbox) -> None:
+    control = {"fault": "failed_finish", "chunks": 20}
+    streamed, whole = await sandbox.stream(sandbox=control), await sandbox.ask(sandbox=control)
+    assert streamed.finishes == ["network_error"]
+    assert whole.body["choices"][0]["finish_reason"] == "network_error"
+    assert len(pieces(whole.text)) == 10
+    assert "[DONE]" in streamed.lines
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_can_come_after_a_good_status(sandbox: Sandbox, stream: bool) -> None:
     reply = await sandbox.ask(stream=stream, sandbox={"fault": "error_in_stream"})

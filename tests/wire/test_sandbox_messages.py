@@ -676,14 +676,17 @@ async def test_a_stream_can_miss_its_stop_its_end_or_break_in_an_error(sandbox: 
     error = await sandbox.stream(sandbox={"fault": "error_in_stream", "chunks": 20})
     assert error.order[-2:] == ["content_block_delta", "error"]
     assert error.events[-1]["error"]["type"] == "overloaded_error"
+    failed = await sandbox.stream(sandbox={"fault": "failed_finish", "chunks": 20})
+    assert failed.order == error.order
 
 
 async def test_a_whole_answer_can_miss_its_end_or_be_an_error(sandbox: Sandbox) -> None:
     unfinished = await sandbox.ask(sandbox={"fault": "missing_finish", "chunks": 20})
     assert unfinished.body["stop_reason"] is None
     assert len(pieces(unfinished.text)) == 10
-    error = await sandbox.ask(sandbox={"fault": "error_in_stream"})
-    assert (error.status, error.body["type"]) == (200, "error")
+    for fault in ("error_in_stream", "failed_finish"):
+        error = await sandbox.ask(sandbox={"fault": fault})
+        assert (error.status, error.body["type"]) == (200, "error")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -277,6 +277,7 @@ async def test_a_streamed_completion_breaks_as_a_streamed_chat_does(sandbox: San
     assert (await lines("missing_done"))[-1] != "[DONE]"
     assert len(await lines("missing_finish")) == 10
     assert "server_error" in (await lines("error_in_stream"))[-1]
+    assert sum("network_error" in line for line in await lines("failed_finish")) == 1
 
 
 async def test_whole_answers_break_too(sandbox: Sandbox) -> None:

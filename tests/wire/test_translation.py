@@ -842,7 +842,7 @@ def completion(finish: str = "stop", **message: Any) -> ChatAnswer:
         ("length", {"content": "hi"}, [text("hi")], "max_tokens"),
         ("content_filter", {"content": "hi"}, [text("hi")], "refusal"),
         ("stop", {"content": None, "refusal": "no"}, [text("no")], "refusal"),
-        ("odd", {"content": [text("a"), text("b")]}, [text("ab")], "end_turn"),
+        ("stop", {"content": [text("a"), text("b")]}, [text("ab")], "end_turn"),
         ("stop", {"content": None}, [], "end_turn"),
         (
             "tool_calls",
@@ -906,12 +906,11 @@ def message(stop: str = "end_turn", *content: Any) -> ChatAnswer:
     [
         ("end_turn", "stop"),
         ("stop_sequence", "stop"),
-        ("pause_turn", "stop"),
+        ("pause_turn", "length"),
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
-        ("something new", "stop"),
     ],
 )
 def test_every_reason_to_stop_is_one_to_finish(stop: str, finish: str) -> None:
@@ -964,9 +963,11 @@ def test_whatever_is_answered_is_translated(blocks: list[Any], odd: Any) -> None
         answer_as_messages(
             completion(content=odd, tool_calls=blocks, reasoning=odd, function_call=odd)
         ),
-        answer_as_messages(ChatAnswer({"choices": odd}, None, 0)),
     ):
         assert orjson.dumps(answer.body)
+    with pytest.raises(UpstreamError) as caught:
+        answer_as_messages(ChatAnswer({"choices": odd}, None, 0))
+    assert caught.value.fault is Fault.BROKEN
 
 
 # Streams

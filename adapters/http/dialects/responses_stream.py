@@ -20,6 +20,10 @@ Emit = Callable[[str, dict[str, Any]], None]
 
 DONE, CUT = "completed", "incomplete"
 
+COMPLETE = frozenset({"", "stop", "tool_calls", "function_call"})
+CUT_SHORT = "max_output_tokens"
+INCOMPLETE = {"length": CUT_SHORT, "content_filter": "content_filter"}
+
 
 class _Item(Protocol):
     """An output item that is being written."""
@@ -288,8 +292,11 @@ class Output:
 
     @property
     def incomplete(self) -> str | None:
-        """Why the answer is not complete, in the Responses API's words."""
-        return {"length": "max_output_tokens", "content_filter": "content_filter"}.get(self.reason)
+        """Why the answer is not complete, in the Responses API's words.
+
+        A reason that is none of chat's is told as a cut: only a clean end is complete.
+        """
+        return None if self.reason in COMPLETE else INCOMPLETE.get(self.reason, CUT_SHORT)
 
     def _thought(self) -> _Thought:
         if not isinstance(self._speaking, _Thought):

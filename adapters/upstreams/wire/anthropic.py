@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from adapters.upstreams.wire import openai
+from adapters.upstreams.wire import faults
+from adapters.upstreams.wire.sold import cached_for_minutes
+from adapters.upstreams.wire.sse import Splitter
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
 from kyma.usage import Usage
 
@@ -90,29 +92,7 @@ def request(call: ChatCall, upstream_model: str) -> bytes:
     body["messages"] = [message for message in messages if message is not None]
     _leave_out_tools(body)
     _suit(body, upstream_model)
-    raw = orjson.dumps(body)
-    return _cached_for_minutes(raw) if b'"ttl"' in raw else raw
-
-
-def _cached_for_minutes(raw: bytes) -> bytes:
-    """The body without the lives that it asks for its cached prefixes.
-
-    A write that lives an hour costs 2 × input (platform.claude.com, prompt caching, 2026-11) and
-    is sold at the price of one that lives five minutes, 1.25 × input: so that is what is asked
-    for. The cache still lives on with every use.
-    """
-    body = orjson.loads(raw)
-    waiting: list[Any] = [body]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            mark = value.get("cache_control")
-            if isinstance(mark, dict):
-                mark.pop("ttl", None)
-            waiting += value.values()
-    return orjson.dumps(body)
+    return cached_for_minutes(orjson.dumps(body))
 
 
 def _mended(message: Any) -> Any:
@@ -364,7 +344,7 @@ TOO_LONG = ("prompt is too long", "exceed context limit", "exceed the context li
 
 def failure(status: int, raw: bytes, retry_after: str | None) -> UpstreamError:
     """What another status than 200 means; by status first, then by Anthropic's own words."""
-    error = openai.failure(status, raw, retry_after)
+    error = faults.failure(status, raw, retry_after)
     if error.fault is not Fault.BAD_REQUEST:
         return error
     said = error.message.lower()
@@ -405,7 +385,7 @@ class StreamDecoder:
     def __init__(self, model: str, id: str) -> None:
         self._model = model
         self._id = id
-        self._rest = b""
+        self._split = Splitter().feed
         self._usage: dict[str, Any] = {}
         self._ending: dict[str, Any] = {}
         self.said_done = False
@@ -413,19 +393,12 @@ class StreamDecoder:
 
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no event."""
-        data = self._rest + data if self._rest else data
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > openai.MAX_EVENT_BYTES:
-            raise UpstreamError(Fault.BROKEN, "an event without an end")
-        if not events:
+        payloads = self._split(data)
+        if payloads is None:
             return None
         chunk = Chunk([], 0, False, None)
-        for event in events:
-            payload = _payload(event)
-            if payload:
-                self._take(payload, chunk)
+        for payload in payloads:
+            self._take(payload, chunk)
         return chunk
 
     def _take(self, payload: bytes, chunk: Chunk) -> None:
@@ -472,12 +445,6 @@ class StreamDecoder:
             self.complete = True
             chunk.finished = True
             chunk.ending = self._ending
-
-
-def _payload(event: bytes) -> bytes:
-    """The data of one server-sent event; its name is in its data, too."""
-    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
 
 
 def _written(kind: str, payload: bytes) -> bytes:

@@ -6,7 +6,6 @@ and on the way in `max_tokens`, `stream_options` and the model id.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +13,17 @@ from typing import Any
 import msgspec
 import orjson
 
+from adapters.upstreams.wire.endings import ending_of
+from adapters.upstreams.wire.faults import error_in_body, failure
+from adapters.upstreams.wire.sold import NOT_SENT, cached_for_minutes, check_tools, is_another
+from adapters.upstreams.wire.sse import Splitter
+from adapters.upstreams.wire.usage import usage_of
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
-from kyma.usage import Usage
+
+__all__ = ["StreamDecoder", "answer", "embeddings", "failure", "request", "usage_of"]
 
 DROPPED = ("provider",)
 """Fields of an answer that name who served it; OpenRouter adds one."""
-
-
-NOT_SENT = ("service_tier",)
-"""What no caller may ask of a provider in our name: faster service at a price we do not take."""
 
 THOUGHTS = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
 """How providers spell what a model thought, in an assistant's message."""
@@ -39,10 +40,12 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    index: Any = 0
+    index: int | str | None = 0
     delta: _Delta | None = None
     text: Any = None
     finish_reason: Any = None
+    native_finish_reason: Any = None
+    error: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -69,7 +72,9 @@ def request(
     """The request body for an upstream; `max_tokens` is always sent, never lowered.
 
     Without `thoughts` those of earlier turns are left out, for providers that refuse them.
+    Raises `UpstreamError` BAD_REQUEST for a tool that a provider would run and bill.
     """
+    check_tools(call.body)
     unwanted = {*drops, *NOT_SENT}
     body: dict[str, Any] = {
         name: value for name, value in call.body.items() if name not in unwanted
@@ -91,7 +96,7 @@ def request(
             **(options if isinstance(options, Mapping) else {}),
             "include_usage": True,
         }
-    return orjson.dumps(body)
+    return cached_for_minutes(orjson.dumps(body))
 
 
 def _without_thoughts(message: Any) -> Any:
@@ -107,12 +112,18 @@ OBJECTS = {
 """What a whole answer calls itself, and how its id begins."""
 
 
-def answer(raw: bytes, model: str, id: str, dialect: Dialect = Dialect.CHAT) -> ChatAnswer:
-    """A whole answer under our model name and id; what is no answer is a broken upstream."""
+def answer(
+    raw: bytes, model: str, id: str, dialect: Dialect = Dialect.CHAT, *, asked: str = ""
+) -> ChatAnswer:
+    """A whole answer under our model name and id; what is no answer is a broken upstream.
+
+    `asked` is the model that was asked for, where the provider tells which one it used.
+    """
     body = _object(raw)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise UpstreamError(Fault.BROKEN, f"an answer without choices: {raw[:120]!r}")
+    _check_model(asked, body.get("model"))
     body["object"], prefix = OBJECTS[dialect]
     body["id"] = f"{prefix}{id}"
     body["model"] = model
@@ -120,7 +131,12 @@ def answer(raw: bytes, model: str, id: str, dialect: Dialect = Dialect.CHAT) -> 
         body.pop(name, None)
     told = usage_of(body.pop("usage", None))
     said = _said if dialect is Dialect.CHAT else _written
-    return ChatAnswer(body, told, sum(said(choice) for choice in choices))
+    return ChatAnswer(body, told, sum(said(_ended(choice)) for choice in choices))
+
+
+def _check_model(asked: str, told: Any) -> None:
+    if asked and isinstance(told, str) and told and is_another(asked, told):
+        raise UpstreamError(Fault.BROKEN, f"asked for {asked}, answered by {told[:80]}")
 
 
 def embeddings(raw: bytes, model: str) -> ChatAnswer:
@@ -143,13 +159,35 @@ def _object(raw: bytes) -> dict[str, Any]:
         raise UpstreamError(Fault.BROKEN, f"not an object: {raw[:120]!r}")
     if body.get("error"):
         raise error_in_body(body["error"])
+    base = body.get("base_resp")  # MiniMax tells its failures there
+    if isinstance(base, dict) and base.get("status_code"):
+        raise error_in_body({"base_resp": base})
     return body
 
 
-def _said(choice: Any) -> int:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict) or choice.get("finish_reason") is None:
-        raise UpstreamError(Fault.BROKEN, "a choice without a message or a reason to end")
+def _ended(choice: Any) -> dict[str, Any]:
+    """A choice of a whole answer that came to a clean end, told in OpenAI's word."""
+    if not isinstance(choice, dict):
+        raise UpstreamError(Fault.BROKEN, "a choice that is none")
+    if choice.get("error"):
+        raise error_in_body(choice["error"])
+    ending = ending_of(choice.get("finish_reason"), choice.get("native_finish_reason"))
+    if ending is None:
+        raise UpstreamError(Fault.BROKEN, "a choice without a reason to end")
+    choice["finish_reason"] = ending
+    return choice
+
+
+CUT = ("length", "content_filter")
+
+
+def _said(choice: dict[str, Any]) -> int:
+    message = choice.get("message")
+    if message is None and choice["finish_reason"] in CUT:
+        # Google leaves the message out where nothing was said (agentgateway #1464, 2026-04).
+        message = choice["message"] = {"role": "assistant", "content": ""}
+    if not isinstance(message, dict):
+        raise UpstreamError(Fault.BROKEN, "a choice without a message")
     return _weight(
         message.get("content"),
         message.get("reasoning_content"),
@@ -159,10 +197,10 @@ def _said(choice: Any) -> int:
     )
 
 
-def _written(choice: Any) -> int:
-    text = choice.get("text") if isinstance(choice, dict) else None
-    if not isinstance(text, str) or choice.get("finish_reason") is None:
-        raise UpstreamError(Fault.BROKEN, "a choice without a text or a reason to end")
+def _written(choice: dict[str, Any]) -> int:
+    text = choice.get("text")
+    if not isinstance(text, str):
+        raise UpstreamError(Fault.BROKEN, "a choice without a text")
     return _weight(text)
 
 
@@ -175,115 +213,6 @@ def _weight(*parts: Any) -> int:
         elif part:
             total += len(msgspec.json.encode(part))
     return total
-
-
-def usage_of(told: Any) -> Usage | None:
-    """Disjoint buckets from the spellings seen in the field; None if nothing was told.
-
-    `prompt_tokens` includes cached ones, read and written, at OpenAI, Groq, DeepSeek, Moonshot,
-    Alibaba, Google and OpenRouter (CLIProxyAPI #1562, 2026-02: 5,004 written of 5,031). The
-    cached part comes as `prompt_tokens_details.cached_tokens`, or as DeepSeek's
-    `prompt_cache_hit_tokens`, or as Moonshot's `cached_tokens`. What `total_tokens` has beyond
-    both sums is `_beside` them.
-    """
-    if not isinstance(told, dict):
-        return None
-    prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
-    details = told.get("prompt_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    read = (
-        _count(details, "cached_tokens")
-        or _count(told, "prompt_cache_hit_tokens")
-        or _count(told, "cached_tokens")
-        or _count(told, "cache_read_input_tokens")
-    )
-    write = (
-        _count(details, "cache_write_tokens")
-        or _count(details, "cache_creation_tokens")
-        or _count(details, "cache_creation_input_tokens")
-        or _count(told, "cache_creation_input_tokens")
-    )
-    thinking = told.get("completion_tokens_details")
-    reasoning = _count(thinking, "reasoning_tokens") if isinstance(thinking, dict) else 0
-    beside = _beside(told, prompt, completion)
-    if beside and beside in (write, read + write) and beside != reasoning:
-        prompt += beside
-    elif beside:
-        completion += beside
-        reasoning = beside if reasoning in (0, beside) else reasoning + beside
-    reasoning = min(reasoning, max(completion, 0)) if reasoning > 0 else reasoning
-    return Usage(prompt - read - write, read, write, completion - reasoning, reasoning)
-
-
-def _beside(told: Mapping[str, Any], prompt: int, completion: int) -> int:
-    """Tokens that a provider counts in its total and in neither sum: as a rule its thinking.
-
-    2026-11: so Google's OpenAI endpoint (vercel/ai #6082, any-llm #1290) and xAI (vercel/ai
-    #12425); a proxy before Anthropic may leave cache reads and writes out of `prompt_tokens`.
-    """
-    return max(0, _count(told, "total_tokens") - prompt - completion) if prompt > 0 else 0
-
-
-def _count(told: Mapping[str, Any], name: str) -> int:
-    value = told.get(name)
-    return int(value) if isinstance(value, (int, float)) else 0
-
-
-def error_in_body(error: Any) -> UpstreamError:
-    """An error object that came under a status of 200, whole or inside a stream."""
-    message, code = "", None
-    if isinstance(error, dict):
-        message, code = str(error.get("message") or ""), error.get("code") or error.get("type")
-    fault = Fault.BUSY if str(code) in {"429", "503", "overloaded_error"} else Fault.BROKEN
-    return UpstreamError(fault, message or repr(error)[:200])
-
-
-DENIED_STATUS = frozenset({401, 402, 403})
-BUSY_STATUS = frozenset({429, 503, 529})
-TIMEOUT_STATUS = frozenset({408, 504, 524})
-CALLERS_STATUS = frozenset({400, 413, 415, 422})
-
-
-def failure(status: int, raw: bytes, retry_after: str | None) -> UpstreamError:
-    """What another status than 200 means; the code counts only where it is ambiguous."""
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        body = None
-    error = body.get("error", body) if isinstance(body, dict) else None
-    error = error if isinstance(error, dict) else {}
-    message = str(error.get("message") or raw[:200].decode("utf-8", "replace") or f"HTTP {status}")
-    code = str(error.get("code") or error.get("type") or "")
-    param = error.get("param") if isinstance(error.get("param"), str) else None
-    if status in BUSY_STATUS:
-        return UpstreamError(Fault.BUSY, message, retry_after_s=_seconds(retry_after))
-    if status in DENIED_STATUS:
-        # 2026-11: OpenRouter answers 403 when its moderation flags the input.
-        moderated = status == 403 and ("moderation" in code or "flagged" in message.lower())
-        return UpstreamError(Fault.REFUSED if moderated else Fault.DENIED, message)
-    if status in TIMEOUT_STATUS:
-        return UpstreamError(Fault.TIMEOUT, message)
-    if status in CALLERS_STATUS:
-        return UpstreamError(_callers_fault(status, code, message), message, param=param)
-    return UpstreamError(Fault.BROKEN, f"HTTP {status}: {message}")
-
-
-def _callers_fault(status: int, code: str, message: str) -> Fault:
-    lowered = message.lower()
-    if status == 413 or code == "context_length_exceeded" or "maximum context length" in lowered:
-        return Fault.TOO_LONG
-    if "content_filter" in code or "content_policy" in code:
-        return Fault.REFUSED
-    return Fault.BAD_REQUEST
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After in seconds; the HTTP-date form is not used by any provider here."""
-    try:
-        seconds = float(retry_after) if retry_after else math.nan
-    except ValueError:
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 _NAMES = {
@@ -299,7 +228,9 @@ class Renamer:
     where quotes are escaped.
     """
 
-    def __init__(self, model: str, id: str) -> None:
+    def __init__(self, model: str, id: str, asked: str = "") -> None:
+        """`asked` as `answer` takes it."""
+        self._asked = asked
         self._ours = {
             "id": b'"id":' + orjson.dumps(id),
             "model": b'"model":' + orjson.dumps(model),
@@ -322,6 +253,7 @@ class Renamer:
         return renamed
 
     def _learn(self, payload: bytes, event: _Event) -> None:
+        _check_model(self._asked, event.model)
         self._known = (event.id, event.model)
         self._theirs = []
         self._slow = b'"provider"' in payload
@@ -341,18 +273,25 @@ class Renamer:
         return orjson.dumps(body)
 
 
-MAX_EVENT_BYTES = 16 * 1024 * 1024
-
-
 class StreamDecoder:
     """Server-sent events in, chunks out; knows when the upstream has said all."""
 
-    def __init__(self, model: str, id: str, choices: int, dialect: Dialect = Dialect.CHAT) -> None:
-        self._renamer = Renamer(model, f"{OBJECTS[dialect][1]}{id}")
+    def __init__(
+        self,
+        model: str,
+        id: str,
+        choices: int,
+        dialect: Dialect = Dialect.CHAT,
+        *,
+        asked: str = "",
+    ) -> None:
+        """`choices` is how many answers were asked for; `asked` as `answer` takes it."""
+        self._renamer = Renamer(model, f"{OBJECTS[dialect][1]}{id}", asked)
         self._choices = max(1, choices)
         self._seen: set[Any] = set()
         self._finished: set[Any] = set()
-        self._rest = b""
+        self._split = Splitter().feed
+        self._misspelt = False
         self.said_done = False
 
     @property
@@ -364,20 +303,14 @@ class StreamDecoder:
 
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no chunk."""
-        data = self._rest + data if self._rest else data
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise UpstreamError(Fault.BROKEN, "an event without an end")
-        if not events:
+        payloads = self._split(data)
+        if payloads is None:
             return None
         chunk = Chunk([], 0, False, None)
-        for event in events:
-            payload = _payload(event)
+        for payload in payloads:
             if payload == b"[DONE]":
                 self.said_done = True
-            elif payload:
+            else:
                 self._take(payload, chunk)
         return chunk
 
@@ -400,10 +333,15 @@ class StreamDecoder:
         chunk.finished = len(self._finished) >= self._choices
         if told is not None or event.x_groq is not None:
             payload = _without_usage(payload)
+        if self._misspelt:
+            payload = _spelt(payload)
+            self._misspelt = False
         chunk.events.append(b"data: " + self._renamer.rename(payload, event))
 
     def _see(self, choice: _Choice) -> int:
-        """Bytes of output in one choice of a chunk, and whether it has ended."""
+        """Bytes of output in one choice of a chunk; notes whether it has ended."""
+        if choice.error:
+            raise error_in_body(choice.error)
         weight = 0
         if choice.delta is not None:
             weight = _delta_weight(choice.delta)
@@ -412,7 +350,10 @@ class StreamDecoder:
             weight = _weight(choice.text)
             self._seen.add(choice.index)
         if choice.finish_reason:
-            self._finished.add(choice.index)
+            ending = ending_of(choice.finish_reason, choice.native_finish_reason)
+            self._misspelt = self._misspelt or ending != choice.finish_reason
+            if ending is not None:
+                self._finished.add(choice.index)
         return weight
 
 
@@ -431,16 +372,16 @@ def _delta_weight(delta: _Delta) -> int:
     )
 
 
-def _payload(event: bytes) -> bytes:
-    """The data of one server-sent event; comments and other fields carry nothing for us."""
-    if event.startswith(b"data:") and b"\n" not in event:
-        return event[5:].strip()
-    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
-
-
 def _without_usage(payload: bytes) -> bytes:
     body = msgspec.json.decode(payload)
     body.pop("usage", None)
     body.pop("x_groq", None)
+    return orjson.dumps(body)
+
+
+def _spelt(payload: bytes) -> bytes:
+    """A chunk with its endings in OpenAI's words."""
+    body = msgspec.json.decode(payload)
+    for choice in body["choices"]:
+        choice["finish_reason"] = ending_of(choice.get("finish_reason"))
     return orjson.dumps(body)

@@ -1,6 +1,7 @@
 """What models answer, from each chat dialect into the other: whole and as streams.
 
-Pure. Nothing that arrives is refused here: what the other dialect has no word for is left out.
+Pure. What the other dialect has no word for is left out, but for the reason to end: an ending that
+nobody knows is a broken answer, never a clean one (`endings`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from kyma.calls import ChatAnswer, Chunk
-
-FINISHES = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
-"""Anthropic's `stop_reason` → OpenAI's `finish_reason`."""
+from adapters.upstreams.wire.endings import ending_of
+from kyma.calls import ChatAnswer, Chunk, Fault, UpstreamError
 
 STOPS = {
     "stop": "end_turn",
@@ -33,7 +24,7 @@ STOPS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
-"""OpenAI's `finish_reason` → Anthropic's `stop_reason`."""
+"""OpenAI's `finish_reason`, in its own words → Anthropic's `stop_reason`."""
 
 SIGNED = "thinking_blocks"
 """The field of an OpenAI message that keeps Anthropic's thinking with its signatures, so that a
@@ -106,9 +97,17 @@ def use_of(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _finish(reason: Any) -> str:
+    """OpenAI's `finish_reason` for either dialect's word; raises `UpstreamError` without one."""
+    finish = ending_of(reason)
+    if finish is None:
+        raise UpstreamError(Fault.BROKEN, "an answer without a reason to end")
+    return finish
+
+
 def _stop(choice: Mapping[str, Any], *, calls: bool, refused: bool) -> dict[str, Any]:
     """Anthropic's ending for a finished choice. vLLM tells the sequence that stopped it."""
-    reason = STOPS.get(str(choice.get("finish_reason")), "end_turn")
+    reason = STOPS[_finish(choice.get("finish_reason"))]
     if reason == "end_turn" and (calls or refused):
         return {"stop_reason": "tool_use" if calls else "refusal", "stop_sequence": None}
     sequence = choice.get("stop_reason")
@@ -163,7 +162,7 @@ def answer_as_chat(answer: ChatAnswer, created: int = 0) -> ChatAnswer:
         message[SIGNED] = thinking
     if calls:
         message["tool_calls"] = calls
-    finish = FINISHES.get(str(answer.body.get("stop_reason")), "stop")
+    finish = _finish(answer.body.get("stop_reason"))
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     body = {
         "id": "chatcmpl-" + str(answer.body.get("id")).removeprefix("msg_"),
@@ -393,7 +392,7 @@ class StreamAsChat:
         events = [self._written(delta) for delta in self._with_role(deltas)]
         if chunk.ending is not None and not self._ended:
             self._ended = True
-            finish = FINISHES.get(str(chunk.ending.get("stop_reason")), "stop")
+            finish = _finish(chunk.ending.get("stop_reason"))
             events += [self._written(delta) for delta in self._with_role([])]
             events.append(self._written({}, finish))
         return Chunk(events, chunk.output_bytes, chunk.finished, chunk.usage)

@@ -1,0 +1,127 @@
+"""What nobody buys with our account by asking for it in the body of a call.
+
+Prices here are for tokens of the model that was named. A field that changes who answers, what a
+token costs, or what is run beside the model would be paid by us and sold as nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from kyma.calls import Fault, UpstreamError
+
+NOT_SENT = frozenset(
+    {
+        "service_tier",  # faster service at a price we do not take
+        # Searches that are billed by the use: OpenAI and OpenRouter, Alibaba, xAI, Groq.
+        *("web_search_options", "enable_search", "search_options", "search_parameters"),
+        *("search_settings", "plugins"),
+        # Other models than the one that was named, at their own prices: OpenRouter, Anthropic.
+        *("models", "fallbacks"),
+    }
+)
+"""Fields that are sent to no provider. What only one of them knows stands in its row."""
+
+OUR_TOOLS = frozenset({"function", "custom"})
+"""Types of tools that a caller runs, and that cost nothing but their tokens."""
+
+
+def check_tools(body: Mapping[str, Any]) -> None:
+    """Refuse tools that a provider would run and bill; raises `UpstreamError` BAD_REQUEST.
+
+    2026-11: `openrouter:web_search`, `browser_search` (Groq), `web_search` (Alibaba, Z.AI,
+    MiniMax), `retrieval` (Z.AI), `builtin_function` `$web_search` (Moonshot), and Google's,
+    which have no type (`{"google_search": {}}`). Left out silently they would be missed.
+    """
+    tools = body.get("tools")
+    for place, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, Mapping) or not _is_the_callers(tool):
+            where = f"tools[{place}].type"
+            raise UpstreamError(
+                Fault.BAD_REQUEST,
+                f"`{where}` must be `function` or `custom`: tools that a provider runs are not "
+                "sold here.",
+                param=where,
+            )
+
+
+def _is_the_callers(tool: Mapping[str, Any]) -> bool:
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if isinstance(name, str) and name.startswith("$"):  # Moonshot's own
+        return False
+    kind = tool.get("type")
+    return function is not None if kind is None else isinstance(kind, str) and kind in OUR_TOOLS
+
+
+def cached_for_minutes(raw: bytes) -> bytes:
+    """A body without the lives that it asks for its cached prefixes.
+
+    A write that lives an hour costs 2 × input (platform.claude.com, prompt caching, 2026-11) and
+    is sold at the price of one that lives five minutes, 1.25 × input: so that is what is asked
+    for. The cache still lives on with every use.
+    """
+    if b'"ttl"' not in raw:
+        return raw
+    body = orjson.loads(raw)
+    waiting: list[Any] = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            mark = value.get("cache_control")
+            if isinstance(mark, dict):
+                mark.pop("ttl", None)
+            waiting += value.values()
+    return orjson.dumps(body)
+
+
+_PARTS = re.compile(r"[a-z0-9]+")
+
+LOOSE = frozenset({"preview", "latest", "exp", "beta", "instruct", "it", "chat"})
+"""Parts of a model's name that come and go without its being another model."""
+
+TIERS = frozenset(
+    {
+        *("pro", "plus", "max", "ultra", "large", "medium", "small", "mini", "nano", "lite"),
+        *("flash", "turbo", "fast", "air", "opus", "sonnet", "haiku", "codex", "deep", "search"),
+        *("online", "image", "audio", "vl", "vision", "coder", "highspeed", "speciale"),
+    }
+)
+"""Parts of a name that make it another model, at another price."""
+
+
+@lru_cache(maxsize=512)
+def is_another(asked: str, told: str) -> bool:
+    """Whether an answer's `model` is plainly not the one that was asked for.
+
+    OpenRouter names a model by its dated name, in an order of its own (2026-07: asked for
+    `anthropic/claude-sonnet-4.6` it tells `anthropic/claude-4.6-sonnet-20260217`, for
+    `qwen/qwen3-coder` `qwen/qwen3-coder-480b-a35b-07-25`). So the parts are compared, whatever
+    their order: dates and sizes may be added; a version, a tier or another maker may not.
+    """
+    maker, name = _named(asked)
+    their_maker, their_name = _named(told)
+    if maker and their_maker and maker != their_maker:
+        return True
+    missing, added = name - their_name, their_name - name
+    return any(not _is_loose(part) for part in missing) or any(
+        part in TIERS or (part.isdigit() and len(part) == 1) for part in added
+    )
+
+
+def _named(model: str) -> tuple[str, Counter[str]]:
+    """Who makes a model, and the parts of its name without a variant (`:free`)."""
+    maker, slash, name = model.lower().partition(":")[0].rpartition("/")
+    return maker if slash else "", Counter(_PARTS.findall(name))
+
+
+def _is_loose(part: str) -> bool:
+    return part in LOOSE or (part.isdigit() and len(part) > 1)
