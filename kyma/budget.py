@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -14,7 +15,8 @@ from kyma.pricing import PerToken, max_output_for
 FIELD = "max_cost"
 HEADER = "X-Kyma-Max-Cost"
 MAX_USD = Decimal(MAX_AMOUNT) / NANOS_PER_USD
-MAX_DIGITS = 40
+AMOUNT = re.compile(r"[0-9+.eE-]{1,40}", re.ASCII)
+"""What a number may be written with; Python reads `1_0` as ten, nobody else does."""
 
 
 def limit_of(field: Any, header: str | None) -> Usd | None:
@@ -58,9 +60,9 @@ def _amount(value: Any, name: str) -> Usd:
         raise Refusal(
             Code.INVALID_TYPE, f"`{name}` must be a number of US dollars or a string.", param=name
         )
-    text = str(value) if type(value) is not int or abs(value) <= MAX_USD else "nan"
+    text = str(value).strip() if type(value) is not int or abs(value) <= MAX_USD else "nan"
     try:
-        amount = Decimal(text) if len(text) <= MAX_DIGITS and text.isascii() else Decimal("nan")
+        amount = Decimal(text if AMOUNT.fullmatch(text) else "nan")
     except InvalidOperation:
         amount = Decimal("nan")
     if amount.is_nan() or not 0 <= amount <= MAX_USD:

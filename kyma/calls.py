@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from kyma.usage import Usage
@@ -72,7 +73,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A request for text as the caller meant it; `body` is the JSON object in its dialect."""
+    """A request for text as the caller meant it; `body` is the JSON object in its dialect.
+
+    `large` says that work on the whole body takes so long that others would wait for it.
+    """
 
     body: Mapping[str, Any]
     model: str
@@ -80,6 +84,7 @@ class ChatCall:
     wants_usage: bool
     size: Size
     dialect: Dialect = Dialect.CHAT
+    large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +168,13 @@ DEFAULT_COMPLETION_TOKENS = 16
 def size_of_prompt(body: Mapping[str, Any], context_window: int) -> Size:
     """`size_of` for a body of the legacy completions: each of its prompts has a window of its own.
 
-    `prompt` is a text or an array of them, each answered `n` times; `suffix` is read with each.
+    `prompt` is a text or an array of them, each answered `n` times; `suffix` is read with each,
+    as may be every other field that holds text.
     """
     prompt = body["prompt"]
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    suffix_bytes = _utf8_bytes(body.get("suffix") or "")
-    sizes = [_utf8_bytes(text) + suffix_bytes for text in prompts]
+    more_bytes = sum(map(_utf8_bytes, (body.get("suffix") or "", *_of_fields(body))))
+    sizes = [_utf8_bytes(text) + more_bytes for text in prompts]
     choices = (body.get("n") or 1) * len(prompts)
     asked = body.get("max_tokens") or DEFAULT_COMPLETION_TOKENS
     return Size(
@@ -278,6 +284,9 @@ def _spelled(value: Any, context_window: int) -> str:
 SAME_BEGINNING = 2000
 """Characters of each of a conversation's first texts that tell it from others."""
 
+SAME_TEXTS = 100
+"""How many of these texts are looked at."""
+
 
 def conversation_of(body: Mapping[str, Any]) -> str:
     """What all turns of a conversation share: the cache key its caller names, else how it begins.
@@ -290,7 +299,7 @@ def conversation_of(body: Mapping[str, Any]) -> str:
     if isinstance(named, str) and named:
         digest.update(named.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
-    for text in _beginning(body):
+    for text in islice(_beginning(body), SAME_TEXTS):
         if text.startswith("x-anthropic-"):
             continue
         digest.update(text[:SAME_BEGINNING].encode("utf-8", "surrogatepass") + b"\0")
@@ -335,9 +344,33 @@ def _parts(body: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
                 for name, value in message.items()
                 if name not in {"role", "content"}
             )
-    for name in ("tools", "functions", "response_format"):
-        if body.get(name):
-            yield _spelled(body[name], MAX_SPELLED)
+    yield from _of_fields(body)
+
+
+NO_PROMPT = frozenset(
+    {
+        *("messages", "prompt", "suffix", "input", "model", "stream", "stream_options", "stop"),
+        *("user", "metadata", "store", "modalities", "audio", "logit_bias", "service_tier"),
+        *("tool_choice", "function_call", "reasoning_effort", "reasoning", "thinking"),
+        *("prompt_cache_key", "safety_identifier", "verbosity", "cache_control", "max_cost"),
+        *("encoding_format", "stream_usage", "request_id", "user_id", "sandbox"),
+    }
+)
+"""Fields that are measured elsewhere or that no model reads as text."""
+
+
+def _of_fields(body: Mapping[str, Any]) -> Iterator[str]:
+    """Every further field that a provider may put before the model.
+
+    Tools, schemas, documents, grammars, predictions, templates, and whatever nobody here knows.
+    """
+    for name, value in body.items():
+        if name in NO_PROMPT or not value:
+            continue
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (list, Mapping)):
+            yield _spelled(value, MAX_SPELLED)
 
 
 def _of_part(part: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quart import Quart, Response, g, request
 
@@ -20,6 +20,7 @@ from adapters.http import (
     timing,
 )
 from adapters.http.asgi import Receive, Scope, Send
+from adapters.http.bodies import Workbench
 from adapters.http.dialects import Dialect
 from adapters.http.dialects.chat import ChatCompletions
 from adapters.http.dialects.completions import Completions
@@ -28,10 +29,12 @@ from adapters.http.dialects.messages import Messages
 from adapters.http.dialects.responses import Responses
 from adapters.http.errors import quota_headers
 from adapters.http.messages_route import COUNT_PATH, CountTokens, MessagesRoute
+from adapters.http.parsing import BoundedRequest
 from adapters.http.public import Public
 from adapters.http.receipts import Books
 from adapters.http.text import Limits, TextRoute
 from kyma.catalog.model import Catalogue
+from kyma.errors import Code, Refusal
 from kyma.flows.access import Access
 from kyma.flows.chat import Chat
 from kyma.flows.keys import KeySettings
@@ -63,6 +66,7 @@ class Parts:
     books: Books
     keys: KeySettings
     public: Public
+    workbench: Workbench = field(default_factory=Workbench)
 
 
 MESSAGES = Messages()
@@ -99,9 +103,16 @@ class Gateway:
         await self.quart(scope, receive, send)  # type: ignore[arg-type]
 
 
+async def _misspelt() -> Response:
+    """Reached by paths that Quart takes for a text route's, such as `//v1/messages`."""
+    raise Refusal(Code.NOT_FOUND, f"There is nothing at this path; did you mean {request.path}?")
+
+
 def make_quart(parts: Parts) -> Quart:
     """Quart with our routes and our envelope for every error."""
     app = Quart("kyma", static_folder=None)
+    app.request_class = BoundedRequest
+    app.url_map.merge_slashes = False  # a redirect would be HTML, and lose the body of a POST
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts a stream silently
     app.config["BODY_TIMEOUT"] = parts.limits.body_timeout_s
     app.config["MAX_CONTENT_LENGTH"] = parts.limits.body_bytes
@@ -116,8 +127,8 @@ def make_quart(parts: Parts) -> Quart:
     app.register_blueprint(openapi.routes())
     for dialect in DIALECTS:
         # Served in front of Quart; known to it so that other methods are told which one is meant.
-        app.add_url_rule(dialect.path, dialect.endpoint, methods=["POST"])
-    app.add_url_rule(COUNT_PATH, "count_tokens", methods=["POST"])
+        app.add_url_rule(dialect.path, dialect.endpoint, _misspelt, methods=["POST"])
+    app.add_url_rule(COUNT_PATH, "count_tokens", _misspelt, methods=["POST"])
 
     @app.before_request
     async def name_request() -> None:

@@ -30,6 +30,11 @@ class Asking:
         return None if told is None else int(told)
 
     @property
+    def packing(self) -> str | None:
+        """`Content-Encoding`, unchecked."""
+        return self._text(b"content-encoding")
+
+    @property
     def idempotency_key(self) -> str | None:
         """`Idempotency-Key`, unchecked."""
         return self._text(b"idempotency-key")

@@ -156,6 +156,7 @@ BY_BODY = frozenset(
         Code.INVALID_VALUE,
         Code.BODY_TOO_LARGE,
         Code.BODY_TIMEOUT,
+        Code.UNSUPPORTED_MEDIA_TYPE,
     }
 )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adapters.http.asking import Asking
+from adapters.http.bodies import LARGE_BYTES
 from adapters.http.dialects.messages import Messages, with_betas
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
@@ -35,8 +37,16 @@ class CountTokens(MessagesRoute):
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
         principal = await self._access.identify(asking.secret)
         exchange.peek = lambda: self._access.quota(principal)
-        body = self._parsed(await self._body(asking, presence), asking)
-        model, _ = self._catalogue.find(self._messages.model_to_count(body))
+        raw = await self._body(asking, presence)
+        if len(raw) > LARGE_BYTES:
+            work = partial(self._counted, raw, asking)
+            tokens = await self._workbench.run(principal.account_id, work)
+        else:
+            tokens = self._counted(raw, asking)
         quota = quota_headers(*await self._access.quota(principal))
-        counted = {"input_tokens": self._messages.count(body, model)}
-        await exchange.whole(counted, [exchange.so_far(), *quota])
+        await exchange.whole({"input_tokens": tokens}, [exchange.so_far(), *quota])
+
+    def _counted(self, raw: bytes, asking: Asking) -> int:
+        body = self._parsed(raw, asking)
+        model, _ = self._catalogue.find(self._messages.model_to_count(body))
+        return self._messages.count(body, model)

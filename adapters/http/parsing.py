@@ -6,10 +6,18 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from email_validator import EmailNotValidError, validate_email
-from quart import g, request
+from quart import Request, g, request
 
-from adapters.http.chat_request import parsed
+from adapters.http.bodies import SMALL_BYTES, check_packing, parsed
 from kyma.errors import Code, Refusal
+
+LARGE_BODIES = frozenset({"/v1/quote"})
+"""Paths of Quart's routes that take what the text routes take."""
+
+MAX_EMAIL = 254
+"""Characters of an address that can be delivered to (RFC 3696, erratum 1690)."""
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 ID_FORM = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
@@ -28,10 +36,35 @@ async def signed_in(access: Access) -> Principal:
     return principal
 
 
+class BoundedRequest(Request):
+    """A request whose body may be as large as its path needs, and no larger."""
+
+    def __init__(
+        self,
+        method: str,
+        scheme: str,
+        path: str,
+        *rest: Any,
+        max_content_length: int | None = None,
+        **named: Any,
+    ) -> None:
+        if path not in LARGE_BODIES:
+            max_content_length = min(SMALL_BYTES, max_content_length or SMALL_BYTES)
+        super().__init__(
+            method, scheme, path, *rest, max_content_length=max_content_length, **named
+        )
+
+
+async def raw_body() -> bytes:
+    """The body as it came."""
+    check_packing(request.headers.get("Content-Encoding", ""))
+    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+    return raw
+
+
 async def json_object() -> dict[str, Any]:
     """The body as a JSON object."""
-    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
-    return parsed(raw)
+    return parsed(await raw_body())
 
 
 def text_field(body: dict[str, Any], name: str) -> str:
@@ -41,7 +74,7 @@ def text_field(body: dict[str, Any], name: str) -> str:
         raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{name}`.", param=name)
     if not isinstance(value, str):
         raise Refusal(Code.INVALID_TYPE, f"`{name}` must be a string.", param=name)
-    if "\x00" in value or any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+    if UNSTORABLE.search(value):
         raise Refusal(
             Code.INVALID_VALUE, f"`{name}` holds characters that text cannot have.", param=name
         )
@@ -67,9 +100,13 @@ def id_in_path(text: str) -> str:
 
 def email_field(body: dict[str, Any]) -> str:
     """A required address in its normal form; whether it receives mail is not asked."""
+    given = text_field(body, "email")
+    if len(given) > MAX_EMAIL:
+        # The validator takes time that grows with the square of the length.
+        raise Refusal(
+            Code.INVALID_VALUE, f"`email` must have at most {MAX_EMAIL} characters.", param="email"
+        )
     try:
-        return validate_email(
-            text_field(body, "email"), check_deliverability=False, test_environment=True
-        ).normalized
+        return validate_email(given, check_deliverability=False, test_environment=True).normalized
     except EmailNotValidError as error:
         raise Refusal(Code.INVALID_VALUE, f"`email`: {error}", param="email") from None

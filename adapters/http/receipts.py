@@ -10,16 +10,19 @@ import orjson
 from quart import Blueprint, Response, request
 
 from adapters.http.asking import Asking
+from adapters.http.bodies import LARGE_BYTES, parsed
 from adapters.http.contract import Auth, Meter, Rate, Tag, operation
 from adapters.http.dialects import Dialect
 from adapters.http.log_query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WORD, from_query
-from adapters.http.parsing import json_object, signed_in
+from adapters.http.parsing import raw_body, signed_in
 from adapters.http.receipts_view import Prices, log_json, prices_now, quote_json, receipt_json
 from adapters.http.schemas.shapes import integer, text
 from adapters.http.text_contract import REQUEST_HEADERS
 from kyma.budget import FIELD as MAX_COST
 from kyma.budget import HEADER as MAX_COST_HEADER
 from kyma.budget import limit_of
+from kyma.calls import ChatCall
+from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
 from kyma.flows.quote import Quote, Quotes
 from kyma.generations import Generation, request_id_of
@@ -125,7 +128,7 @@ def routes(parts: Parts, dialects: Sequence[Dialect]) -> Blueprint:
     )
     async def quote() -> Response:
         principal = await signed_in(parts.access)
-        found, max_cost = await _quote(parts, dialects, principal, await json_object())
+        found, max_cost = await _quote(parts, dialects, principal, await raw_body())
         return _json(quote_json(found, max_cost))
 
     return blueprint
@@ -157,22 +160,25 @@ async def _prices(parts: Parts, found: Generation) -> Prices:
 
 
 async def _quote(
-    parts: Parts, dialects: Sequence[Dialect], principal: Principal, body: dict[str, Any]
+    parts: Parts, dialects: Sequence[Dialect], principal: Principal, raw: bytes
 ) -> tuple[Quote, Usd | None]:
     """The quote for a body, read as its own route would read it, and its `max_cost`."""
     asking = Asking(request.scope)  # type: ignore[arg-type]
-    dialect = _dialect(body.pop(ENDPOINT, None), dialects)
-    max_cost = limit_of(body.pop(MAX_COST, None), asking.max_cost)
-    model, alias = parts.catalogue.find(dialect.model(body))
-    found = await parts.books.quotes.quote(
-        principal,
-        dialect.call(body, model),
-        model,
-        alias,
-        endpoint=dialect.endpoint,
-        max_layer=asking.max_layer(),
+
+    def read() -> tuple[Dialect, ChatCall, Model, str | None, Usd | None]:
+        body = parsed(raw)
+        dialect = _dialect(body.pop(ENDPOINT, None), dialects)
+        max_cost = limit_of(body.pop(MAX_COST, None), asking.max_cost)
+        model, alias = parts.catalogue.find(dialect.model(body))
+        return dialect, dialect.call(body, model), model, alias, max_cost
+
+    large = len(raw) > LARGE_BYTES
+    found = await parts.workbench.run(principal.account_id, read) if large else read()
+    dialect, call, model, alias, max_cost = found
+    quote = await parts.books.quotes.quote(
+        principal, call, model, alias, endpoint=dialect.endpoint, max_layer=asking.max_layer()
     )
-    return found, max_cost
+    return quote, max_cost
 
 
 def _dialect(name: Any, dialects: Sequence[Dialect]) -> Dialect:

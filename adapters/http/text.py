@@ -6,20 +6,23 @@ What differs between them is their dialect (`adapters.http.dialects`).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from adapters.http.asgi import ClientGone, Receive, Scope, Send, read_body
 from adapters.http.asking import Asking
-from adapters.http.chat_request import parsed
+from adapters.http.bodies import LARGE_BYTES, check_packing, parsed
 from adapters.http.dialects import Dialect
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
 from adapters.http.replays import replayed
 from kyma.budget import FIELD as MAX_COST
 from kyma.budget import check_max_cost, limit_of
+from kyma.calls import ChatCall
+from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
 from kyma.flows.once import Claim
 from kyma.flows.ticket import Ticket
@@ -64,6 +67,7 @@ class TextRoute:
         self._clock = parts.clock
         self._chance = parts.chance
         self._limits = parts.limits
+        self._workbench = parts.workbench
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever happens is one answer in the caller's dialect."""
@@ -97,21 +101,28 @@ class TextRoute:
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
         principal = await self._access.identify(asking.secret)
         exchange.peek = lambda: self._access.quota(principal)
-        raw = await self._body(asking, presence)
+        raw = await self._body(asking, presence, principal)
         began = self._clock.monotonic()
-        body = self._parsed(raw, asking)
-        max_cost = limit_of(body.pop(MAX_COST, None), asking.max_cost)
-        model, alias = self._catalogue.find(self._dialect.model(body))
-        call = self._dialect.call(body, model)
-        if max_cost is not None:
-            check_max_cost(model.price, call.size, max_cost)
-        max_layer = asking.max_layer()
-        if asking.idempotency_key is not None and await self._is_done(
-            asking, principal, raw, exchange
-        ):
-            return
-        admission = await self._access.admit(principal, model.id, call.size)
-        exchange.admission = admission
+        try:
+            if len(raw) > LARGE_BYTES:
+                read = await self._workbench.run(
+                    principal.account_id, partial(self._read, raw, asking)
+                )
+            else:
+                read = self._read(raw, asking)
+            call, model, alias = read
+            max_layer = asking.max_layer()
+            if asking.idempotency_key is not None and await self._is_done(
+                asking, principal, raw, exchange
+            ):
+                return
+            exchange.admission = admission = await self._access.admit(
+                principal, model.id, call.size
+            )
+        except Refusal:
+            if len(raw) > LARGE_BYTES:
+                await self._access.count(principal)
+            raise
         ticket = self._chat.ticket(
             admission,
             call,
@@ -129,17 +140,35 @@ class TextRoute:
         else:
             await self._answer(ticket, exchange)
 
+    def _read(self, raw: bytes, asking: Asking) -> tuple[ChatCall, Model, str | None]:
+        """The call that a body asks for, its model, and the alias by which that was named."""
+        body = self._parsed(raw, asking)
+        max_cost = limit_of(body.pop(MAX_COST, None), asking.max_cost)
+        model, alias = self._catalogue.find(self._dialect.model(body))
+        call = self._dialect.call(body, model)
+        if len(raw) > LARGE_BYTES:
+            call = replace(call, large=True)
+        if max_cost is not None:
+            check_max_cost(model.price, call.size, max_cost)
+        return call, model, alias
+
     def _parsed(self, raw: bytes, asking: Asking) -> dict[str, Any]:  # noqa: ARG002 - see Messages
         """The body, with what the dialect says in headers."""
         return parsed(raw)
 
-    async def _body(self, asking: Asking, presence: Presence) -> bytes:
-        return await read_body(
-            asking.content_length,
-            presence.receive,
-            self._limits.body_bytes,
-            self._limits.body_timeout_s,
-        )
+    async def _body(
+        self, asking: Asking, presence: Presence, limited: Principal | None = None
+    ) -> bytes:
+        """The body; a large one is not read for a customer who has no request left."""
+        if asking.packing is not None:
+            check_packing(asking.packing)
+        told, most = asking.content_length, self._limits.body_bytes
+        if limited is not None and told is not None and LARGE_BYTES < told <= most:
+            await self._access.check_window(limited)
+        raw = await read_body(told, presence.receive, most, self._limits.body_timeout_s)
+        if limited is not None and told is None and len(raw) > LARGE_BYTES:
+            await self._access.check_window(limited)
+        return raw
 
     async def _is_done(
         self, asking: Asking, principal: Principal, raw: bytes, exchange: Exchange

@@ -22,6 +22,12 @@ SPEEDS = ("fast", "medium", "slow")
 COSTS = ("cheap", "balanced", "premium")
 QUALITIES = ("efficient", "strong", "frontier-open")
 GRADES = ("quality", "fast", "cheap")
+CAPABILITIES = (
+    *("chat", "embedding", "image", "vector", "video", "speech", "music", "sfx", "stt"),
+    "audio-understand",
+)
+"""What a model may do: of text what is served here, of media the changelog of May 1 2026."""
+
 MAX_PRICE_USD = Decimal(1_000_000)
 
 
@@ -84,7 +90,7 @@ def from_query(query: Mapping[str, str]) -> Filters:
         cost_tier=_choice(given, "cost_tier", COSTS),
         quality_tier=_choice(given, "quality_tier", QUALITIES),
         tier=_choice(given, "tier", GRADES),
-        capability=given.get("capability"),
+        capability=_choice(given, "capability", CAPABILITIES),
         min_context_window=_tokens(given, "min_context_window"),
         max_input_price=_price(given, "max_input_price"),
     )
@@ -135,7 +141,7 @@ def _price(given: Mapping[str, str], name: str) -> Usd | None:
     if value is None:
         return None
     try:
-        amount = Decimal(value)
+        amount = Decimal(value if "_" not in value else "NaN")
         if not 0 <= amount <= MAX_PRICE_USD:
             raise _refuse(name, value, "a price in USD, 0 or more")
         return usd(value)

@@ -5,7 +5,7 @@ Admission goes key → account → tier → quota; each step can refuse, none co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kyma.accounts import (
@@ -174,6 +174,21 @@ class Access:
             raise _rate_limited(tier, quota, model)
         return Admission(principal, tier, quota)
 
+    async def check_window(self, principal: Principal) -> None:
+        """Refuse who has no request left, before anybody reads what they send."""
+        tier, quota = await self.quota(principal)
+        if quota.requests_used >= tier.requests_per_minute:
+            wait_s = quota.requests_reset_s
+            raise _rate_limited(tier, replace(quota, limited_by="requests", retry_after_s=wait_s))
+
+    async def count(self, principal: Principal) -> None:
+        """Count a request that was refused after there had been work on it."""
+        tier = self.tier(principal)
+        most = tier.requests_per_minute
+        await self._limiter.take(
+            principal.account_id, "", 0, replace(tier, model_requests_per_minute=most)
+        )
+
     async def revoke_key(self, account_id: str, key_id: str) -> Key:
         """Stop a key everywhere within a second."""
         try:
@@ -186,7 +201,7 @@ class Access:
         return key
 
 
-def _rate_limited(tier: Tier, quota: Quota, model: str) -> Refusal:
+def _rate_limited(tier: Tier, quota: Quota, model: str = "") -> Refusal:
     reached = {
         "requests": f"{tier.requests_per_minute} requests/minute",
         "model_requests": f"{tier.model_requests_per_minute} requests/minute for {model}",

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kyma.calls import Fault, conversation_of
+from kyma.calls import SAME_TEXTS, Fault, conversation_of
 from kyma.pricing import per_token
 from kyma.routing import RAMP_S, TRIP_AFTER, UNKNOWN, Affinity, Health, Route, failed, order
 
@@ -127,3 +127,11 @@ def test_no_digest_shows_what_was_said(system: str, text: str) -> None:
     digest = conversation_of(talk(("system", system), ("user", text)))
     assert len(digest) == 32
     assert set(digest) <= set("0123456789abcdef")
+
+
+def test_only_the_first_texts_of_a_beginning_are_looked_at() -> None:
+    parts = [{"type": "text", "text": f"part {number}"} for number in range(SAME_TEXTS)]
+    one = {"messages": [{"role": "user", "content": parts}]}
+    more = {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "more"}]}]}
+    other = {"messages": [{"role": "user", "content": [*parts[1:], parts[0]]}]}
+    assert conversation_of(one) == conversation_of(more) != conversation_of(other)

@@ -43,6 +43,7 @@ def test_an_amount_is_read_exactly_and_never_rounded_up(value: Any, limit: Usd) 
     [
         -1, -0.01, "-1", "nan", "inf", "-inf", "sNaN", "", "free", "1,5", "$1", 10**7 + 1, 10**400,
         float("inf"), float("nan"), "1e999999999", "1e9999999999999999999", "9" * 41, "١", "0x10",
+        "1_0", "1_000.5", "0._5",
     ],
 )  # fmt: skip
 def test_what_is_no_amount_is_refused(value: Any) -> None:

@@ -14,6 +14,7 @@ from kyma.calls import (
     NON_TEXT_TOKENS,
     size_of,
     size_of_messages,
+    size_of_prompt,
 )
 
 WINDOW = 128_000
@@ -102,6 +103,43 @@ def test_tools_and_schemas_are_part_of_the_prompt(extra: dict[str, Any]) -> None
     plain, more = size_of(body(), WINDOW), size_of(body(**extra), WINDOW)
     assert more.worst_input >= plain.worst_input + 400
     assert more.likely_input >= plain.likely_input + 100
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"documents": [{"text": "x" * 400}]},
+        {"prediction": {"type": "content", "content": "x" * 400}},
+        {"chat_template_kwargs": {"note": "x" * 400}},
+        {"guided_json": {"properties": {"x" * 400: {}}}},
+        {"guided_grammar": "x" * 400},
+        {"extra_body": {"guided_regex": "x" * 400}},
+        {"x_nobody_knows": "x" * 400},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_whatever_else_a_provider_may_show_the_model_is_part_of_the_prompt(
+    extra: dict[str, Any],
+) -> None:
+    plain, more = size_of(body(), WINDOW), size_of(body(**extra), WINDOW)
+    assert plain.worst_input + 400 <= more.worst_input < plain.worst_input + 500
+    prompt = {"prompt": ["a", "b"]}
+    legacy, told = size_of_prompt(prompt, WINDOW), size_of_prompt(prompt | extra, WINDOW)
+    assert told.worst_input >= legacy.worst_input + 2 * 400
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"model": "m" * 400}, {"user": "u" * 400}, {"stop": ["s" * 400]}, {"seed": 10**9}),
+        *({"metadata": {"k": "v" * 400}}, {"logit_bias": {"1": 1}}, {"temperature": 0.5}),
+        *({"reasoning_effort": "high"}, {"tool_choice": "auto"}, {"prompt_cache_key": "k"}),
+        *({"max_cost": "0.01"}, {"stream": True}, {"x_flag": True}, {"x_none": None}),
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_no_model_reads_is_not_part_of_the_prompt(field: dict[str, Any]) -> None:
+    assert size_of(body(**field), WINDOW) == size_of(body(), WINDOW)
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])

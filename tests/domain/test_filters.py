@@ -38,6 +38,7 @@ def test_no_filter_keeps_every_model_in_order():
         ({"tier": "quality"}, lambda model: model.grade == "quality"),
         ({"capability": "chat"}, lambda model: True),
         ({"capability": "vector"}, lambda model: False),
+        ({"capability": "video"}, lambda model: False),
         ({"min_context_window": "1000000"}, lambda model: model.context_window >= 1_000_000),
         ({"max_input_price": "0.19"}, lambda model: model.price.input <= usd("0.19")),
         ({"max_input_price": "0"}, lambda model: False),
@@ -69,6 +70,8 @@ def test_a_price_is_compared_exactly():
         ("cost_tier", "free"),
         ("quality_tier", "frontier"),
         ("tier", "Quality"),
+        ("capability", "zz"),
+        ("capability", "Chat"),
         ("recommended_for", "coding,poetry"),
         ("min_context_window", "-1"),
         ("min_context_window", "128k"),
@@ -80,6 +83,7 @@ def test_a_price_is_compared_exactly():
         ("max_input_price", "1e999999"),
         ("max_input_price", "0.0000000001"),
         ("max_input_price", "cheap"),
+        ("max_input_price", "1_0"),
     ],
 )
 def test_a_bad_value_is_refused_and_its_parameter_named(name, value):
@@ -87,3 +91,9 @@ def test_a_bad_value_is_refused_and_its_parameter_named(name, value):
         from_query({name: value})
     assert caught.value.code is Code.INVALID_VALUE
     assert caught.value.param == name
+
+
+def test_an_unknown_capability_is_told_the_known_ones():
+    with pytest.raises(Refusal, match="chat, embedding, image") as caught:
+        from_query({"capability": "zz"})
+    assert "'zz'" in caught.value.message

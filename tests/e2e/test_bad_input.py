@@ -533,7 +533,7 @@ ACCOUNTS = {
     "broken JSON": (b'{"email": ', "invalid_json", None),
     "an array": (b"[]", "invalid_type", None),
     "invalid UTF-8": (account().replace(b"otter", b"\xff"), "invalid_json", None),
-    "100,000 nested": (b'{"email": ' + b"[" * 100_000, "invalid_json", None),
+    "50,000 nested": (b'{"email": ' + b"[" * 50_000, "invalid_json", None),
     "a lone surrogate": (b'{"email": "\\ud800@example.com", "password": "xxxxxx"}',
                          "invalid_json", None),
     "no email": (account(email=None), "missing_required_parameter", "email"),
@@ -572,7 +572,7 @@ async def test_an_address_that_is_none_cannot_register_and_is_nobodys_at_login(
     refused(reply, 401, "wrong_credentials")
 
 
-@pytest.mark.parametrize("password", ["", "12345", "x" * 513, "x" * 500_000])
+@pytest.mark.parametrize("password", ["", "12345", "x" * 513, "x" * 50_000])
 async def test_a_password_too_short_or_too_long_cannot_register(
     place: Place, password: str
 ) -> None:

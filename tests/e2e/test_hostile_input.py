@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -262,6 +263,89 @@ async def test_much_is_served_or_refused_and_the_books_are_right(
 ) -> None:
     body = json.dumps(much(path)).encode()
     await checked(place, path, body)
+
+
+# --- nobody else waits ------------------------------------------------------------------
+
+BODY_LIMIT = 20 * 1024 * 1024
+LONGEST_PAUSE_S = 1.5
+"""Of the whole process, as somebody else sees it. Some 0.1 s here; it was 2 to 20 s in each case
+when bodies were read on the event loop, measured by `repr`, and an address had no longest form."""
+
+
+def filled(before: str, unit: str, after: str) -> bytes:
+    """As much of this as a body may hold."""
+    room = BODY_LIMIT - len(before) - len(after)
+    return (before + ",".join([unit] * (room // (len(unit) + 1))) + after).encode()
+
+
+BLOCK = '{"type": "text", "text": "x"}'
+BLOCKS = f'{{"role": "user", "content": [{",".join([BLOCK] * 9_900)}]}}'
+RESULT = f'{{"type": "tool_result", "tool_use_id": "a", "content": [{BLOCK}]}}'
+SPEC = json.dumps({"properties": {f"p{n}": {"type": "string", "enum": ["a"]} for n in range(75)}})
+TOOL = f'{{"type": "function", "name": "a", "parameters": {SPEC}}}'
+HEAVY: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "a long address": (
+        "/v1/auth/register",
+        lambda: b'{"password": "secret1", "email": "' + b"a." * (BODY_LIMIT // 2 - 99) + b'@b.co"}',
+    ),
+    "tools of a response": (
+        RESPONSES,
+        lambda: filled(
+            RAW[RESPONSES][:-1] + ', "tools": [',
+            '{"type":"function","name":"a","parameters":{}}',
+            "]}",
+        ),
+    ),
+    "tools of a chat": (CHAT, lambda: filled(RAW[CHAT][:-1] + ', "tools": [', '{"a":{}}', "]}")),
+    "blocks": (
+        MESSAGES,
+        lambda: filled(f'{{"model": "{MODEL}", "max_tokens": 5, "messages": '
+                       '[{"role": "user", "content": [', BLOCK, "]}]}"),
+    ),
+    "results of tools": (
+        MESSAGES,
+        lambda: filled(f'{{"model": "{MODEL}", "max_tokens": 5, "messages": '
+                       '[{"role": "user", "content": [', RESULT, "]}]}"),
+    ),
+    "as many blocks as are taken": (
+        MESSAGES,
+        lambda: RAW[MESSAGES].replace(TURN, ",".join([BLOCKS] * 8)).encode(),
+    ),
+    "as many values in tools as are taken": (
+        RESPONSES,
+        (RAW[RESPONSES][:-1] + f', "tools": [{",".join([TOOL] * 500)}]}}').encode,
+    ),
+    "prose of many commas": (
+        CHAT,
+        lambda: RAW[CHAT].replace("TEXT", "a," * (BODY_LIMIT // 8)).encode(),
+    ),
+}  # fmt: skip
+"""The largest body that a route may be sent, in the ways that take it longest."""
+
+
+@pytest.mark.parametrize("what", HEAVY)
+async def test_a_heavy_request_keeps_nobody_else_waiting(place: Place, what: str) -> None:
+    path, build = HEAVY[what]
+    body, who, pauses, over = build(), await place.who(), [0.0], asyncio.Event()
+    assert len(body) <= BODY_LIMIT
+
+    async def another() -> None:
+        async with aiohttp.ClientSession(timeout=PATIENCE) as session:
+            while not over.is_set():
+                began = time.perf_counter()
+                async with session.get(f"{who.url}/healthz") as response:
+                    assert response.status == 200
+                pauses.append(time.perf_counter() - began)
+                await asyncio.sleep(0.01)
+
+    watching = asyncio.create_task(another())
+    async with aiohttp.ClientSession(timeout=PATIENCE) as session:
+        reply = await post(session, who, path, body)
+    over.set()
+    await watching
+    assert max(pauses) < LONGEST_PAUSE_S
+    assert reply.status in {200, 400, 413, 429}, reply.raw[:300]
 
 
 # --- every field, replaced --------------------------------------------------------------

@@ -349,3 +349,26 @@ async def test_a_strangers_key_cannot_be_revoked(door: Door) -> None:
     assert await code_of(work) is Code.NOT_FOUND
     assert door.invalidations.forgotten == []
     assert await door.access.identify(ana.api_key)
+
+
+async def test_whoever_has_no_request_left_is_refused_before_their_body_is_read(
+    door: Door,
+) -> None:
+    principal = await door.access.identify((await door.customer()).api_key)
+    for _ in range(TIERS[0].requests_per_minute):
+        await door.access.check_window(principal)
+        await door.access.count(principal)
+    with pytest.raises(Refusal) as caught:
+        await door.access.check_window(principal)
+    assert caught.value.code is Code.RATE_LIMITED
+    assert caught.value.details["limit"] == "requests"
+    assert 0 < (caught.value.retry_after_s or 0) <= 60
+    door.clock.move(60.1)
+    await door.access.check_window(principal)
+
+
+async def test_a_refused_request_that_counts_costs_no_tokens_and_counts_once(door: Door) -> None:
+    principal = await door.access.identify((await door.customer()).api_key)
+    await door.access.count(principal)
+    _, quota = await door.access.quota(principal)
+    assert (quota.requests_used, quota.tokens_used) == (1, 0)

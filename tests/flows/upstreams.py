@@ -90,6 +90,7 @@ class ScriptedUpstream:
     script: Mapping[str, Sequence[Act]]
     store: MemoryStore
     asked: list[Route] = field(default_factory=list)
+    calls: list[ChatCall] = field(default_factory=list)
     open_streams: int = 0
     spoke: bool = False
 
@@ -106,6 +107,7 @@ class ScriptedUpstream:
     async def answer(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
     ) -> ChatAnswer:
+        self.calls.append(call)
         act = self._act(route, hold)
         await asyncio.sleep(0)
         if isinstance(act, Stalls):

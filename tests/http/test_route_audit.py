@@ -13,7 +13,6 @@ from tests.http.wired import ask, gateway
 
 BEYOND_ROUTES = {
     Code.METHOD_NOT_ALLOWED: "a method that the path does not declare",
-    Code.UNSUPPORTED_MEDIA_TYPE: "no route looks at the media type yet",
     Code.FORBIDDEN: "no route has a permission of its own yet",
 }
 """Codes that no operation declares, and why."""

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
+from adapters.http.complaints import (
+    MAX_CHOICES,
+    MAX_INT,
+    NUMBERS,
+    check_count,
+    check_integer,
+    check_number,
+    missing,
+    out_of_range,
+    wrong,
+)
 from adapters.http.dialects.chat import PassThrough, asks_for_usage, usage_json
 from adapters.http.errors import envelope
 from kyma.calls import ChatCall, Dialect, size_of_prompt
@@ -11,17 +22,13 @@ from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
 from kyma.flows.ticket import Served, Ticket
 
-MAX_INT = 2**31 - 1
-MAX_CHOICES = 128
-"""Answers of one request: prompts × `n`."""
-
 SHAPES: dict[str, tuple[type, str]] = {
     "stream": (bool, "a boolean"),
     "echo": (bool, "a boolean"),
     "suffix": (str, "a string"),
     "stream_options": (dict, "an object"),
 }
-NUMBERS = {"temperature": 2, "top_p": 1}
+INTEGERS = {"max_tokens": MAX_INT, "n": MAX_CHOICES, "best_of": MAX_CHOICES}
 
 
 class Completions:
@@ -35,18 +42,18 @@ class Completions:
         """The model of a body that is in order."""
         name = body.get("model")
         if name is None:
-            _missing("model")
+            missing("model")
         if not isinstance(name, str) or not name:
-            _wrong("model", "a non-empty string")
+            wrong("model", "a non-empty string")
         prompts = _prompts(body.get("prompt"))
         for option, value in body.items():
             if value is not None:
                 _check_option(option, value)
         if (body.get("n") or 1) * prompts > MAX_CHOICES:
-            _range("n", f"such that prompts × n is at most {MAX_CHOICES}")
+            out_of_range("n", f"such that prompts × n is at most {MAX_CHOICES}")
         if (body.get("best_of") or 1) > (body.get("n") or 1):
             # The ones thrown away would be billed, too, and no hold covers them.
-            _range("best_of", "absent, or at most `n`")
+            out_of_range("best_of", "absent, or at most `n`")
         return name
 
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
@@ -76,13 +83,14 @@ class Completions:
 def _prompts(prompt: Any) -> int:
     """How many prompts there are."""
     if prompt is None:
-        _missing("prompt")
+        missing("prompt")
     if isinstance(prompt, str):
         return 1
     if not isinstance(prompt, list):
-        _wrong("prompt", "a string or an array of strings")
+        wrong("prompt", "a string or an array of strings")
     if not prompt:
-        _range("prompt", "at least one string")
+        out_of_range("prompt", "at least one string")
+    check_count("prompt", prompt, MAX_CHOICES, "strings")
     if any(isinstance(one, (int, list)) for one in prompt):
         raise Refusal(
             Code.INVALID_TYPE,
@@ -90,7 +98,7 @@ def _prompts(prompt: Any) -> int:
             param="prompt",
         )
     if not all(isinstance(one, str) for one in prompt):
-        _wrong("prompt", "a string or an array of strings")
+        wrong("prompt", "a string or an array of strings")
     return len(prompt)
 
 
@@ -98,26 +106,8 @@ def _check_option(name: str, value: Any) -> None:
     if name in SHAPES:
         kind, words = SHAPES[name]
         if not isinstance(value, kind):
-            _wrong(name, words)
-    elif name in {"max_tokens", "n", "best_of"}:
-        if type(value) is not int:
-            _wrong(name, "an integer")
-        if not 1 <= value <= (MAX_INT if name == "max_tokens" else MAX_CHOICES):
-            _range(name, "a positive integer within bounds")
+            wrong(name, words)
+    elif name in INTEGERS:
+        check_integer(name, value, 1, INTEGERS[name])
     elif name in NUMBERS:
-        if type(value) not in {int, float}:
-            _wrong(name, "a number")
-        if not 0 <= value <= NUMBERS[name]:
-            _range(name, f"between 0 and {NUMBERS[name]}")
-
-
-def _missing(param: str) -> NoReturn:
-    raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{param}`.", param=param)
-
-
-def _wrong(param: str, kind: str) -> NoReturn:
-    raise Refusal(Code.INVALID_TYPE, f"`{param}` must be {kind}.", param=param)
-
-
-def _range(param: str, words: str) -> NoReturn:
-    raise Refusal(Code.INVALID_VALUE, f"`{param}` must be {words}.", param=param)
+        check_number(name, value)

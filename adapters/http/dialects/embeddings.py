@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters.http.complaints import missing, out_of_range, wrong
 from adapters.http.dialects.chat import PassThrough, usage_json
 from adapters.http.errors import envelope
 from kyma.calls import ChatCall, Dialect, Size
 from kyma.catalog.model import Model
-from kyma.errors import Code, Refusal
+from kyma.errors import Refusal
 from kyma.flows.ticket import Served, Ticket
 
 MAX_INPUTS = 2048
@@ -26,21 +27,15 @@ class Embeddings:
         """The model of a body that is in order."""
         name = body.get("model")
         if name is None:
-            raise _refused(Code.MISSING_FIELD, "Missing required parameter: `model`.", "model")
+            missing("model")
         if not isinstance(name, str) or not name:
-            raise _refused(Code.INVALID_TYPE, "`model` must be a non-empty string.", "model")
+            wrong("model", "a non-empty string")
         _check_input(body.get("input"))
         dimensions = body.get("dimensions")
         if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-            raise _refused(
-                Code.INVALID_VALUE, "`dimensions` must be a positive integer.", "dimensions"
-            )
+            out_of_range("dimensions", "a positive integer")
         if body.get("encoding_format") not in (None, "float", "base64"):
-            raise _refused(
-                Code.INVALID_VALUE,
-                "`encoding_format` must be one of float, base64.",
-                "encoding_format",
-            )
+            out_of_range("encoding_format", "one of float, base64")
         return name
 
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
@@ -73,13 +68,9 @@ class Embeddings:
         return envelope(refusal, request_id)
 
 
-def _refused(code: Code, message: str, param: str) -> Refusal:
-    return Refusal(code, message, param=param)
-
-
 def _check_input(input: Any) -> None:
     if input is None:
-        raise _refused(Code.MISSING_FIELD, "Missing required parameter: `input`.", "input")
+        missing("input")
     if isinstance(input, str) and input:
         return
     if (
@@ -92,11 +83,7 @@ def _check_input(input: Any) -> None:
         )
     ):
         return
-    raise _refused(
-        Code.INVALID_VALUE,
-        f"`input` must be a text, tokens, or an array of 1 to {MAX_INPUTS} of either; none empty.",
-        "input",
-    )
+    out_of_range("input", f"a text, tokens, or an array of 1 to {MAX_INPUTS} of either; none empty")
 
 
 def _are_tokens(input: list[Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from adapters.http.chat_request import MAX_INT, MAX_MESSAGES
+from adapters.http.complaints import MAX_INT, MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 from adapters.http.errors import status_of
 from kyma.calls import ChatCall, Dialect, size_of_messages
 from kyma.catalog.model import Model
@@ -213,6 +213,8 @@ def _check_content(where: str, content: Any, depth: int = 0) -> None:
         return
     if not isinstance(content, list):
         _wrong(where, "a string or an array of objects")
+    if len(content) > MAX_PARTS:
+        _range(where, f"at most {MAX_PARTS} blocks")
     if depth > MAX_DEPTH:
         _range(where, f"nested at most {MAX_DEPTH} blocks deep")
     for place, block in enumerate(content):
@@ -282,6 +284,8 @@ def _check_system(where: str, value: Any) -> None:
         return
     if not isinstance(value, list):
         _wrong(where, "a string or an array of text blocks")
+    if len(value) > MAX_PARTS:
+        _range(where, f"at most {MAX_PARTS} blocks")
     for place, block in enumerate(value):
         _check_block(f"{where}[{place}]", block, 0)
         if block["type"] != "text":
@@ -291,6 +295,8 @@ def _check_system(where: str, value: Any) -> None:
 def _check_tools(where: str, value: Any) -> None:
     if not isinstance(value, list):
         _wrong(where, "an array")
+    if len(value) > MAX_TOOLS:
+        _range(where, f"at most {MAX_TOOLS} tools")
     for place, tool in enumerate(value):
         at = f"{where}[{place}]"
         if not isinstance(tool, dict):

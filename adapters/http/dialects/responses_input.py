@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from adapters.http.complaints import MAX_PARTS, check_count, missing, out_of_range, wrong
 from adapters.http.dialects.responses_tools import FUNCTION, INPUT, flat_name
 from kyma.errors import Code, Refusal
 
@@ -140,13 +141,12 @@ def messages_of(instructions: str, given: str | list[Any]) -> list[dict[str, Any
 
 def _kind_of_item(where: str, item: Any) -> str:
     if not isinstance(item, dict):
-        _wrong(where, "an object")
+        wrong(where, "an object")
     kind = item.get("type")
     if kind is None:
         kind = "message" if "role" in item else "item_reference" if "id" in item else None
     if kind is None:
-        param = f"{where}.type"
-        raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{param}`.", param=param)
+        missing(f"{where}.type")
     if kind == "item_reference":
         raise Refusal(
             Code.INVALID_VALUE,
@@ -161,11 +161,7 @@ def _kind_of_item(where: str, item: Any) -> str:
 def _message(conversation: Conversation, where: str, item: Mapping[str, Any]) -> None:
     role = item.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise Refusal(
-            Code.INVALID_VALUE,
-            f"`{where}.role` must be one of {', '.join(ROLES)}.",
-            param=f"{where}.role",
-        )
+        out_of_range(f"{where}.role", f"one of {', '.join(ROLES)}")
     content = _content(f"{where}.content", item.get("content"))
     if role == "assistant":
         conversation.spoke(_text_of(content))
@@ -205,7 +201,7 @@ def _reasoning(conversation: Conversation, where: str, item: Mapping[str, Any]) 
     for name in ("content", "summary"):
         parts = item.get(name) or []
         if not isinstance(parts, list):
-            _wrong(f"{where}.{name}", "an array")
+            wrong(f"{where}.{name}", "an array")
         texts = [part.get("text") for part in parts if isinstance(part, dict)]
         text = "\n\n".join(text for text in texts if isinstance(text, str) and text)
         if text:
@@ -228,15 +224,16 @@ def _content(where: str, content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if content is None:
-        raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{where}`.", param=where)
+        missing(where)
     if not isinstance(content, list):
-        _wrong(where, "a string or an array")
+        wrong(where, "a string or an array")
+    check_count(where, content, MAX_PARTS, "parts")
     return [_part(f"{where}[{place}]", part) for place, part in enumerate(content)]
 
 
 def _part(where: str, part: Any) -> dict[str, Any]:
     if not isinstance(part, dict):
-        _wrong(where, "an object")
+        wrong(where, "an object")
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in _PARTS:
         _unknown(where, kind)
@@ -275,7 +272,7 @@ def _file(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _audio(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(part.get("input_audio"), dict):
-        _wrong(f"{where}.input_audio", "an object")
+        wrong(f"{where}.input_audio", "an object")
     return {"type": "input_audio", "input_audio": part["input_audio"]}
 
 
@@ -310,15 +307,10 @@ def _text_of(content: list[dict[str, Any]]) -> str:
 def _string(where: str, item: Mapping[str, Any], name: str) -> str:
     value = item.get(name)
     if value is None:
-        param = f"{where}.{name}"
-        raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{param}`.", param=param)
+        missing(f"{where}.{name}")
     if not isinstance(value, str):
-        _wrong(f"{where}.{name}", "a string")
+        wrong(f"{where}.{name}", "a string")
     return value
-
-
-def _wrong(param: str, kind: str) -> NoReturn:
-    raise Refusal(Code.INVALID_TYPE, f"`{param}` must be {kind}.", param=param)
 
 
 def _unknown(where: str, kind: Any) -> NoReturn:

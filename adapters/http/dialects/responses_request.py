@@ -12,13 +12,24 @@ from typing import Any, NoReturn
 
 import orjson
 
+from adapters.http.complaints import (
+    MAX_INT,
+    MAX_MESSAGES,
+    NUMBERS,
+    check_integer,
+    check_number,
+    missing,
+    out_of_range,
+    wrong,
+)
 from adapters.http.dialects.responses_input import CARRIES_TOOLS, messages_of
 from adapters.http.dialects.responses_tools import Tool, choose, toolbox
 from kyma.calls import ChatCall
 from kyma.errors import Code, Refusal
 
-MAX_INT = 2**31 - 1
-MAX_ITEMS = 100_000
+MAX_ITEMS = 2 * MAX_MESSAGES
+"""Items are finer than messages: a call and its output are two."""
+
 MAX_TOP_LOGPROBS = 20
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 
@@ -41,7 +52,6 @@ SHAPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "metadata": (dict, "an object"),
 }
 INTEGERS = {"max_output_tokens": (1, MAX_INT), "top_logprobs": (0, MAX_TOP_LOGPROBS)}
-NUMBERS = {"temperature": 2, "top_p": 1}
 
 STORED = {
     "previous_response_id": "send the whole conversation in `input`",
@@ -110,16 +120,16 @@ class Translated:
 def check(body: Mapping[str, Any]) -> None:
     """Refuse a body that cannot be served, naming the field; items are read in `translated`."""
     if body.get("model") is None:
-        _missing("model")
+        missing("model")
     if not isinstance(body["model"], str) or not body["model"]:
-        _wrong("model", "a non-empty string")
+        wrong("model", "a non-empty string")
     given = body.get("input")
     if given is None:
-        _missing("input")
+        missing("input")
     if not isinstance(given, (str, list)):
-        _wrong("input", "a string or an array")
+        wrong("input", "a string or an array")
     if not given or (isinstance(given, list) and len(given) > MAX_ITEMS):
-        _range("input", f"a text that is not empty, or an array of 1 to {MAX_ITEMS} items")
+        out_of_range("input", f"a text that is not empty, or an array of 1 to {MAX_ITEMS} items")
     for name, value in body.items():
         if value is not None:
             _check_option(name, value)
@@ -132,28 +142,21 @@ def _check_option(name: str, value: Any) -> None:
     if name in SHAPES:
         kind, words = SHAPES[name]
         if not isinstance(value, kind):
-            _wrong(name, words)
+            wrong(name, words)
     elif name in INTEGERS:
-        low, high = INTEGERS[name]
-        if type(value) is not int:
-            _wrong(name, "an integer")
-        if not low <= value <= high:
-            _range(name, f"between {low} and {high}")
+        check_integer(name, value, *INTEGERS[name])
     elif name in NUMBERS:
-        if type(value) not in {int, float}:
-            _wrong(name, "a number")
-        if not 0 <= value <= NUMBERS[name]:
-            _range(name, f"between 0 and {NUMBERS[name]}")
+        check_number(name, value)
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
     if len(metadata) > MAX_METADATA:
-        _range("metadata", f"at most {MAX_METADATA} pairs")
+        out_of_range("metadata", f"at most {MAX_METADATA} pairs")
     for name, value in metadata.items():
         if not isinstance(value, str):
-            _wrong("metadata", "an object whose values are strings")
+            wrong("metadata", "an object whose values are strings")
         if len(name) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
-            _range(
+            out_of_range(
                 "metadata",
                 f"keys of at most {MAX_METADATA_KEY} and values of at most "
                 f"{MAX_METADATA_VALUE} characters",
@@ -186,7 +189,7 @@ def translated(body: Mapping[str, Any]) -> Translated:
     chat["model"] = body["model"]
     chat["messages"] = messages_of(body.get("instructions") or "", given)
     if not chat["messages"]:
-        _range("input", "something that a model can be shown")
+        out_of_range("input", "something that a model can be shown")
     if offered:
         chat["tools"] = offered
         if choice is not None:
@@ -212,7 +215,7 @@ def _tools(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             if isinstance(item, dict) and item.get("type") in [*CARRIES_TOOLS]:
                 carried = item.get("tools") or []
                 if not isinstance(carried, list):
-                    _wrong(f"input[{place}].tools", "an array")
+                    wrong(f"input[{place}].tools", "an array")
                 for number, tool in enumerate(carried):
                     yield f"input[{place}].tools[{number}]", tool
 
@@ -224,7 +227,7 @@ def _text(text: Mapping[str, Any], chat: dict[str, Any]) -> None:
     if form is None:
         return
     if not isinstance(form, dict):
-        _wrong("text.format", "an object")
+        wrong("text.format", "an object")
     match form.get("type"):
         case "text":
             return
@@ -232,7 +235,7 @@ def _text(text: Mapping[str, Any], chat: dict[str, Any]) -> None:
             chat["response_format"] = {"type": "json_object"}
         case "json_schema":
             if not isinstance(form.get("schema"), dict):
-                _wrong("text.format.schema", "an object")
+                wrong("text.format.schema", "an object")
             schema = {
                 name: form[name]
                 for name in ("name", "description", "schema", "strict")
@@ -240,7 +243,7 @@ def _text(text: Mapping[str, Any], chat: dict[str, Any]) -> None:
             }
             chat["response_format"] = {"type": "json_schema", "json_schema": schema}
         case _:
-            _range("text.format.type", "text, json_object or json_schema")
+            out_of_range("text.format.type", "text, json_object or json_schema")
 
 
 def _reasoning(reasoning: Mapping[str, Any], chat: dict[str, Any]) -> None:
@@ -248,7 +251,7 @@ def _reasoning(reasoning: Mapping[str, Any], chat: dict[str, Any]) -> None:
     if effort is None:
         return
     if not isinstance(effort, str):
-        _wrong("reasoning.effort", "a string")
+        wrong("reasoning.effort", "a string")
     chat["reasoning_effort"] = effort
 
 
@@ -293,15 +296,3 @@ def _shown(tool: dict[str, Any]) -> dict[str, Any]:
     if tool["type"] != "function":
         return tool
     return {"parameters": None, "strict": False, "description": None, **tool}
-
-
-def _missing(param: str) -> NoReturn:
-    raise Refusal(Code.MISSING_FIELD, f"Missing required parameter: `{param}`.", param=param)
-
-
-def _wrong(param: str, kind: str) -> NoReturn:
-    raise Refusal(Code.INVALID_TYPE, f"`{param}` must be {kind}.", param=param)
-
-
-def _range(param: str, words: str) -> NoReturn:
-    raise Refusal(Code.INVALID_VALUE, f"`{param}` must be {words}.", param=param)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from adapters.http.complaints import MAX_TOOLS, out_of_range
 from kyma.errors import Code, Refusal
 
 MAX_NAME = 64
@@ -50,6 +51,8 @@ class Toolbox:
 
     def add(self, where: str, tool: Mapping[str, Any], namespace: str | None = None) -> None:
         """Offer a function or a custom tool."""
+        if len(self.offered) == MAX_TOOLS:
+            out_of_range("tools", f"at most {MAX_TOOLS} tools")
         name = _name(where, tool)
         flat = flat_name(namespace, name)
         self.names[flat] = Tool(tool["type"], name, namespace)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.http.chat_request import MAX_INT, MAX_MESSAGES
+from adapters.http.complaints import MAX_INT, MAX_MESSAGES
 from adapters.http.dialects.messages import BLOCKS, ROLES, SOURCES
 from adapters.http.schemas.chat import MAX_COST, MODEL
 from adapters.http.schemas.shapes import (

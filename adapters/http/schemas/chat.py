@@ -5,7 +5,8 @@ Fields that are not named here are passed on to the model as they come.
 
 from __future__ import annotations
 
-from adapters.http.chat_request import MAX_CHOICES, MAX_INT, MAX_MESSAGES, ROLES, SPEAKERS
+from adapters.http.chat_request import ROLES, SPEAKERS
+from adapters.http.complaints import MAX_CHOICES, MAX_INT, MAX_MESSAGES
 from adapters.http.schemas.shapes import (
     DOLLARS,
     Schema,

@@ -11,7 +11,7 @@ from adapters.http.schemas.shapes import (
     ref,
     text,
 )
-from kyma.catalog.filters import COSTS, GRADES, QUALITIES, SPEEDS, USES
+from kyma.catalog.filters import CAPABILITIES, COSTS, GRADES, QUALITIES, SPEEDS, USES
 
 PER_MILLION = number("USD per million tokens.", minimum=0)
 INPUTS = ("text", "image", "audio", "video", "document")
@@ -104,7 +104,7 @@ FILTERS = {
     "cost_tier": text("Filter by cost tier", enum=[*COSTS]),
     "quality_tier": text("Filter by quality tier", enum=[*QUALITIES]),
     "tier": text("Filter by the picker's top level", enum=[*GRADES]),
-    "capability": text("Filter by what the model does", examples=["chat"]),
+    "capability": text("Filter by what the model does", enum=[*CAPABILITIES]),
     "min_context_window": integer(
         "Minimum context window size in tokens", minimum=0, maximum=10**12 - 1
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.http.chat_request import MAX_CHOICES
+from adapters.http.complaints import MAX_CHOICES
 from adapters.http.dialects.embeddings import MAX_INPUTS
 from adapters.http.schemas.chat import MAX_COST, MODEL, STREAM, TEMPERATURE, TOP_P, tokens
 from adapters.http.schemas.shapes import array, boolean, integer, maybe, number, record, ref, text
