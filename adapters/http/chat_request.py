@@ -46,9 +46,6 @@ def check(body: dict[str, Any]) -> None:
     for name, value in body.items():
         if value is not None:
             _check_option(name, value)
-    for name in ("tools", "functions"):
-        if isinstance(body.get(name), list):
-            check_count(name, body[name], MAX_TOOLS, "tools")
 
 
 def _check_option(name: str, value: Any) -> None:
@@ -60,6 +57,10 @@ def _check_option(name: str, value: Any) -> None:
         kind, words = SHAPES[name]
         if not isinstance(value, kind):
             wrong(name, words)
+        if isinstance(value, list):
+            check_count(name, value, MAX_TOOLS, "tools")
+    elif name == "functions" and isinstance(value, list):
+        check_count(name, value, MAX_TOOLS, "tools")
 
 
 def _check_messages(messages: Any) -> None:
