@@ -1,0 +1,77 @@
+"""The payment processor: takes money, keeps cards, and can always be asked how things stand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from kyma.payments import Card, Checkout, Event, Invoice, Order, Payment
+
+
+class ProcessorUnavailable(Exception):
+    """The processor did not answer; whether it acted is not known. Calls are safe to repeat."""
+
+
+class ProcessorRefused(Exception):
+    """The processor said no, in words for our logs; `public` is for the buyer, where it may be."""
+
+    def __init__(self, message: str, public: str = "") -> None:
+        super().__init__(message)
+        self.public = public
+
+
+class Events(Protocol):
+    """Webhooks."""
+
+    def event(self, raw: bytes, signature: str) -> Event | None:
+        """A notice, or None if it is forged, too old or damaged."""
+        ...
+
+
+class Payments(Events, Protocol):
+    """Every write carries an idempotency key made of our own ids: repeating one changes nothing."""
+
+    async def customer(self, account_id: str, email: str) -> str:
+        """The processor's id of an account, made at first use."""
+        ...
+
+    async def checkout(self, order: Order, customer: str, back_url: str) -> Checkout:
+        """A page to pay an order on; the buyer returns to `back_url`."""
+        ...
+
+    async def charge(self, order: Order, customer: str, card_id: str) -> Payment:
+        """Pay an order with a saved card, its owner away. A declined card is a FAILED payment."""
+        ...
+
+    async def payment(self, id: str) -> Payment | None:
+        """A payment by its own id or by that of its checkout, as it stands; None if not begun."""
+        ...
+
+    def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
+        """Every payment of ours that was made or changed since, in any order."""
+        ...
+
+    async def invoices(self, customer: str) -> Sequence[Invoice]:
+        """Newest first."""
+        ...
+
+
+class Cards(Protocol):
+    """Saved cards of a customer of the processor."""
+
+    async def setup(self, customer: str, back_url: str) -> Checkout:
+        """A page to leave a card on."""
+        ...
+
+    async def cards(self, customer: str) -> Sequence[Card]:
+        """All of them, the default first."""
+        ...
+
+    async def choose(self, customer: str, card_id: str) -> bool:
+        """Make one the default; False if it is not this customer's."""
+        ...
+
+    async def remove(self, customer: str, card_id: str) -> bool:
+        """Forget one; False if it is not this customer's."""
+        ...
