@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 
 from kyma.money import ZERO, Usd
@@ -21,7 +22,11 @@ MAX_AMOUNT = Usd(10**16)
 
 
 class Kind(StrEnum):
-    """The kinds of entry. `expire` is the sweep's refund of a hold nobody resolved."""
+    """The kinds of entry. `expire` is the sweep's refund of a hold nobody resolved.
+
+    A `reversal` takes back what a deposit brought (its payment was refunded or disputed), a
+    `reinstate` undoes a reversal (the dispute was won).
+    """
 
     DEPOSIT = "deposit"
     GRANT = "grant"
@@ -29,6 +34,8 @@ class Kind(StrEnum):
     SETTLE = "settle"
     REFUND = "refund"
     EXPIRE = "expire"
+    REVERSAL = "reversal"
+    REINSTATE = "reinstate"
 
 
 class Outcome(StrEnum):
@@ -38,8 +45,10 @@ class Outcome(StrEnum):
     EXISTS = "exists"
     MISMATCH = "same_id_other_content"
     INSUFFICIENT = "insufficient_credits"
+    CAPPED = "key_cap_reached"
     NO_ACCOUNT = "no_such_account"
     NO_HOLD = "no_such_hold"
+    NO_ENTRY = "no_such_entry"
     ALREADY_SETTLED = "already_settled"
     ALREADY_REFUNDED = "already_refunded"
     ALREADY_EXPIRED = "already_expired"
@@ -73,7 +82,11 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One immutable transaction with a leg per book; the legs sum to zero."""
+    """One immutable transaction with a leg per book; the legs sum to zero.
+
+    `corrects` is the entry that a correction is about: a reversal's deposit, a reinstatement's
+    reversal. `excess` is no leg: the part of a reversal that its deposit no longer had.
+    """
 
     id: str
     kind: Kind
@@ -90,6 +103,8 @@ class Entry:
     loss: int = 0
     reason: str = ""
     actor: str = ""
+    corrects: str | None = None
+    excess: int = 0
 
     def __post_init__(self) -> None:
         if self.total != 0:
@@ -110,6 +125,15 @@ class Entry:
             + self.loss
         )
 
+    @property
+    def deposited(self) -> int:
+        """What it adds to lifetime deposits, by which tiers go."""
+        return self.excess - self.processor if self.kind in DEPOSITED_BY else 0
+
+
+DEPOSITED_BY = frozenset({Kind.DEPOSIT, Kind.REVERSAL, Kind.REINSTATE})
+"""Kinds that change lifetime deposits: money from customers, and money back to them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -124,6 +148,42 @@ class Hold:
     def amount(self) -> Usd:
         """The most that may be settled."""
         return Usd(self.paid + self.promo)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMonth:
+    """A key with a cap in a calendar month (UTC): spent, and reserved by its open holds.
+
+    A hold counts in the month in which it is placed, whenever it is resolved.
+    """
+
+    cap: Usd
+    spent: Usd = ZERO
+    reserved: Usd = ZERO
+
+    @property
+    def left(self) -> Usd:
+        """What a new hold may take. A cap may have been lowered below what is used."""
+        return Usd(max(0, self.cap - self.spent - self.reserved))
+
+    def placed(self, amount: Usd) -> KeyMonth:
+        """With a hold more."""
+        return replace(self, reserved=Usd(self.reserved + amount))
+
+    def resolved(self, held: Usd, settled: Usd) -> KeyMonth:
+        """With a hold less, of which so much was spent."""
+        return replace(self, reserved=Usd(self.reserved - held), spent=Usd(self.spent + settled))
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An account to look at: `amount` of a reversal was not there any more, and is our loss."""
+
+    entry_id: str
+    account_id: str
+    amount: Usd
+    reason: str
+    flagged_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +234,61 @@ def grant(id: str, account_id: str, amount: Usd, reason: str, actor: str = "") -
     )
 
 
-def hold(id: str, balance: Balance, account_id: str, amount: Usd) -> Entry | Outcome:
-    """Reserve `amount`, promotional credit first, or say that it is not there."""
+def reverse(
+    id: str, deposit: Entry, left: Usd, balance: Balance, amount: Usd, reason: str
+) -> Entry:
+    """Take back `amount` of a deposit, of which `left` has not been taken back before.
+
+    Only free paid credit is taken: what is under a hold belongs to its request, what was spent
+    is spent, and what was given is not what was paid for. The shortfall is our loss.
+    """
+    check_amount(amount)
+    fitting = min(amount, left)
+    taken = min(fitting, balance.paid)
+    return Entry(
+        id,
+        Kind.REVERSAL,
+        deposit.account_id,
+        paid=-taken,
+        processor=amount,
+        loss=taken - amount,
+        reason=reason,
+        corrects=deposit.id,
+        excess=amount - fitting,
+    )
+
+
+def reinstate(id: str, reversal: Entry, reason: str) -> Entry:
+    """Undo a reversal, leg by leg: what was spent before it stays spent."""
+    return Entry(
+        id,
+        Kind.REINSTATE,
+        reversal.account_id,
+        paid=-reversal.paid,
+        processor=-reversal.processor,
+        loss=-reversal.loss,
+        reason=reason,
+        corrects=reversal.id,
+        excess=-reversal.excess,
+    )
+
+
+def left_of(deposit: Entry, corrections: Iterable[Entry]) -> Usd:
+    """What of a deposit has not been taken back, by its reversals and their reinstatements."""
+    return Usd(deposit.deposited + sum(entry.deposited for entry in corrections))
+
+
+def hold(
+    id: str, balance: Balance, account_id: str, amount: Usd, month: KeyMonth | None = None
+) -> Entry | Outcome:
+    """Reserve `amount`, promotional credit first, or say that it is not there.
+
+    `month` is that of the key it is for, if the key has a cap.
+    """
     if not 0 <= amount <= MAX_AMOUNT or amount > balance.available:
         return Outcome.INSUFFICIENT
+    if month is not None and amount > month.left:
+        return Outcome.CAPPED
     promo = min(amount, balance.promo)
     paid = amount - promo
     return Entry(
@@ -214,9 +325,9 @@ def after(balance: Balance, entry: Entry) -> Balance:
         promo=Usd(balance.promo + entry.promo),
         held_paid=Usd(balance.held_paid + entry.held_paid),
         held_promo=Usd(balance.held_promo + entry.held_promo),
-        deposited=Usd(balance.deposited + (entry.paid if entry.kind is Kind.DEPOSIT else 0)),
+        deposited=Usd(balance.deposited + entry.deposited),
     )
-    if min(moved.paid, moved.promo, moved.held_paid, moved.held_promo) < 0:
+    if min(moved.paid, moved.promo, moved.held_paid, moved.held_promo, moved.deposited) < 0:
         raise ValueError(f"entry {entry.id} would take {entry.account_id} below zero")
     return moved
 
@@ -229,7 +340,7 @@ def fold(entries: Iterable[Entry]) -> Balance:
         promo += entry.promo
         held_paid += entry.held_paid
         held_promo += entry.held_promo
-        deposited += entry.paid if entry.kind is Kind.DEPOSIT else 0
+        deposited += entry.deposited
     return Balance(Usd(paid), Usd(promo), Usd(held_paid), Usd(held_promo), Usd(deposited))
 
 

@@ -1,0 +1,93 @@
+"""Auto top-up in memory, equal to Postgres by contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from adapters.memory.billing import MemoryTill
+from kyma import topups as rules
+from kyma.money import Usd
+from kyma.orders import KnownOrder, OrderState
+from kyma.payments import Order
+from kyma.topups import Attempt, TopUp
+
+
+@dataclass(slots=True)
+class _Charge:
+    attempt: Attempt
+    amount: Usd
+    state: str = "running"
+
+
+@dataclass(slots=True)
+class MemoryTopUps:
+    """The `TopUps` port."""
+
+    till: MemoryTill
+    settings: dict[str, TopUp] = field(default_factory=dict)
+    charges: dict[str, _Charge] = field(default_factory=dict)
+
+    async def setting(self, account_id: str) -> TopUp | None:
+        """As chosen."""
+        return self.settings.get(account_id)
+
+    async def choose(self, setting: TopUp) -> None:
+        """In the place of the one before."""
+        self.settings[setting.account_id] = setting
+
+    async def charged(self, account_id: str, since: datetime) -> Usd:
+        """Failed charges took nothing, unless their owner paid them after all."""
+        return Usd(
+            sum(
+                charge.amount
+                for charge in self.charges.values()
+                if charge.attempt.account_id == account_id
+                and charge.attempt.created_at >= since
+                and (charge.state != "failed" or self._is_credited(charge))
+            )
+        )
+
+    def _is_credited(self, charge: _Charge) -> bool:
+        return self.till.orders[charge.attempt.order_id].state is OrderState.CREDITED
+
+    async def due(self, limit: int = 100) -> Sequence[TopUp]:
+        """By the rule."""
+        found = [setting for setting in self.settings.values() if await self._is_due(setting)]
+        return found[:limit]
+
+    async def _is_due(self, setting: TopUp) -> bool:
+        account, now = setting.account_id, self.till.store.now()
+        running = any(
+            charge.state == "running" and charge.attempt.account_id == account
+            for charge in self.charges.values()
+        )
+        charged = await self.charged(account, rules.month_of(now))
+        available = self.till.store.balances[account].available
+        return not running and rules.is_due(setting, available, charged, now)
+
+    async def claim(self, order: Order, customer: str, card_id: str) -> bool:
+        """Order and charge together."""
+        setting = self.settings.get(order.account_id)
+        if setting is None or setting.amount != order.amount or not await self._is_due(setting):
+            return False
+        self.till.put(KnownOrder(order, customer))
+        attempt = Attempt(order.id, order.account_id, card_id, self.till.store.now())
+        self.charges[order.id] = _Charge(attempt, order.amount)
+        return True
+
+    async def running(self, limit: int = 100) -> Sequence[Attempt]:
+        """Oldest first."""
+        return [c.attempt for c in self.charges.values() if c.state == "running"][:limit]
+
+    async def end(self, order_id: str, failure: str | None) -> TopUp | None:
+        """Once."""
+        charge = self.charges.get(order_id)
+        if charge is None or charge.state != "running":
+            return None
+        charge.state = "paid" if failure is None else "failed"
+        account = charge.attempt.account_id
+        setting = rules.after(self.settings[account], failure, self.till.store.now())
+        self.settings[account] = setting
+        return setting

@@ -1,0 +1,212 @@
+"""Auto top-up and the letter on a low balance: what a worker does every few seconds.
+
+A charge is claimed before it is made, one per account at a time, under the lock that decides
+it; until it has ended nobody claims another. A process that dies leaves its claim, and the next
+look finds out what became of it: by asking, and by repeating the same order, never by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import timedelta
+
+from kyma.errors import Code, Refusal
+from kyma.flows.credits import Credits
+from kyma.flows.till import Till
+from kyma.mail import Letter, Mail
+from kyma.money import Usd, decimal_text
+from kyma.orders import WAITING, KnownOrder, OrderState
+from kyma.payments import Order, Payment, Source
+from kyma.ports.billing import Alarms, BillingAlerts, Customers, Orders, TopUps
+from kyma.ports.mail import Outbox
+from kyma.ports.payments import Payments, ProcessorRefused, ProcessorUnavailable
+from kyma.ports.runtime import Chance, Clock
+from kyma.topups import Attempt, TopUp, check, is_last, month_of
+
+RESUME_AFTER = timedelta(minutes=1)
+"""A charge that has not ended after this is looked at again; whoever made it has died."""
+
+SEND_AGAIN_WITHIN = timedelta(hours=20)
+"""For so long an order may be sent again: the processor remembers it and charges once."""
+
+SLACK = timedelta(minutes=10)
+"""By how much clocks may differ when payments are looked through."""
+
+NO_CARD = "there is no saved card"
+UNFINISHED = frozenset({OrderState.FAILED, OrderState.NEEDS_ACTION, OrderState.CANCELED})
+"""Nobody is there to act: what needs its owner has failed, and still counts if it is paid later."""
+
+
+class AutoTopUps:
+    """Charge saved cards unasked, as their owners chose."""
+
+    def __init__(
+        self,
+        processor: Payments,
+        till: Till,
+        credits: Credits,
+        topups: TopUps,
+        orders: Orders,
+        customers: Customers,
+        outbox: Outbox,
+        alerts: BillingAlerts,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        self._processor = processor
+        self._till = till
+        self._credits = credits
+        self._topups = topups
+        self._orders = orders
+        self._customers = customers
+        self._outbox = outbox
+        self._alerts = alerts
+        self._clock = clock
+        self._chance = chance
+
+    async def choose(self, setting: TopUp) -> TopUp:
+        """Switch on, off or over; a card must be there, and failures are forgotten."""
+        check(setting)
+        if setting.enabled and not await self._till.cards(setting.account_id):
+            raise Refusal(
+                Code.INVALID_VALUE,
+                "Auto top-up needs a saved card: leave one with POST /v1/billing/cards.",
+                param="enabled",
+            )
+        await self._topups.choose(setting)
+        return setting
+
+    async def setting(self, account_id: str) -> tuple[TopUp | None, Usd]:
+        """What was chosen, and what was charged in this month."""
+        since = month_of(self._clock.now())
+        charged = await self._topups.charged(account_id, since)
+        return await self._topups.setting(account_id), charged
+
+    async def run(self) -> int:
+        """Look after charges that were left, then charge whoever is due; how many were begun."""
+        now = self._clock.now()
+        for attempt in await self._topups.running():
+            if now - attempt.created_at > RESUME_AFTER:
+                await self._guarded(self._resume(attempt), attempt.account_id)
+        begun = 0
+        for setting in await self._topups.due():
+            begun += await self._guarded(self._charge(setting), setting.account_id)
+        return begun
+
+    async def _guarded(self, work: Awaitable[bool], account_id: str) -> bool:
+        """One account's trouble is not another's; what is under way is taken up again."""
+        try:
+            return await work
+        except (ProcessorUnavailable, ProcessorRefused, Refusal) as error:
+            self._alerts.left_waiting(f"auto top-up of {account_id}", error)
+            return False
+
+    async def _charge(self, setting: TopUp) -> bool:
+        _, customer = await self._till.customer(setting.account_id)
+        cards = await self._till.cards(setting.account_id)
+        card_id = cards[0].id if cards else ""
+        order = Order(
+            self._chance.id(),
+            setting.account_id,
+            setting.amount,
+            Source.AUTO_TOP_UP,
+            self._clock.now(),
+        )
+        if not await self._topups.claim(order, customer, card_id):
+            return False
+        await self._pay(KnownOrder(order, customer), card_id)
+        return True
+
+    async def _pay(self, known: KnownOrder, card_id: str) -> None:
+        order = known.order
+        if not card_id:
+            await self._fail(order, NO_CARD)
+            return
+        try:
+            payment = await self._processor.charge(order, known.customer, card_id)
+        except ProcessorRefused as error:
+            await self._fail(order, error.public or "the payment processor refused it")
+            return
+        await self._conclude(order, await self._credits.apply(payment))
+
+    async def _resume(self, attempt: Attempt) -> bool:
+        """Find out what became of a charge whose process died or never heard."""
+        known = await self._orders.order(attempt.order_id)
+        assert known is not None
+        if known.state in WAITING:
+            payment = await self._look_for(known)
+            if payment is not None:
+                known = await self._credits.apply(payment) or known
+            elif self._clock.now() - known.order.created_at < SEND_AGAIN_WITHIN:
+                await self._pay(known, attempt.card_id)
+                return False
+            else:
+                await self._fail(known.order, "no payment came of it within a day")
+                return False
+        await self._conclude(known.order, known)
+        return False
+
+    async def _look_for(self, known: KnownOrder) -> Payment | None:
+        if known.handle is not None:
+            return await self._processor.payment(known.handle)
+        async for payment in self._processor.payments_since(known.order.created_at - SLACK):
+            if payment.order_id == known.order.id:
+                return payment
+        return None
+
+    async def _conclude(self, order: Order, known: KnownOrder | None) -> None:
+        """End a charge whose payment has come to an end; any other goes on.
+
+        One that was paid and not credited goes on too: nothing more is charged until an
+        operator has looked at it.
+        """
+        if known is None:
+            return
+        if known.state is OrderState.CREDITED:
+            await self._topups.end(order.id, None)
+        elif known.state in UNFINISHED:
+            reason = known.message or "the card was declined"
+            if known.state is OrderState.NEEDS_ACTION:
+                reason = "the bank wants the owner of the card to confirm"
+            await self._fail(order, reason)
+
+    async def _fail(self, order: Order, reason: str) -> None:
+        """End a charge as failed. The letter first: repeated, it is not sent twice."""
+        await self._orders.close(order.id, OrderState.FAILED, reason)
+        setting = await self._topups.setting(order.account_id)
+        if setting is not None and is_last(setting):
+            await self._tell(order, reason)
+        await self._topups.end(order.id, reason)
+
+    async def _tell(self, order: Order, reason: str) -> None:
+        customer = await self._customers.customer(order.account_id)
+        if customer is None:
+            return
+        facts = {
+            "amount": decimal_text(order.amount),
+            "reason": reason,
+            "switched_off": "yes",
+        }
+        mail = Mail(f"top_up_failed:{order.id}", customer.email, Letter.AUTO_TOP_UP_FAILED, facts)
+        await self._outbox.post(mail)
+
+
+class LowBalances:
+    """Tell customers once that their balance has become low."""
+
+    def __init__(self, alarms: Alarms, customers: Customers, outbox: Outbox) -> None:
+        self._alarms = alarms
+        self._customers = customers
+        self._outbox = outbox
+
+    async def run(self) -> int:
+        """How many were told. The letter first: repeated, it is not sent twice."""
+        told = 0
+        for alarm in await self._alarms.low():
+            customer = await self._customers.customer(alarm.account_id)
+            if customer is not None:
+                facts = {"balance": decimal_text(alarm.available)}
+                id = f"low_balance:{alarm.armed_by}"
+                told += await self._outbox.post(Mail(id, customer.email, Letter.LOW_BALANCE, facts))
+            await self._alarms.told(alarm)
+        return told

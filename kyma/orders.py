@@ -1,0 +1,228 @@
+"""Orders and what a payment does to one: which entries it makes, or why it makes none.
+
+Pure. `ruling` is the whole rule of crediting: what storage writes follows from it in one
+transaction, under ids that follow from the processor's, so that doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
+
+from kyma.errors import Code, Refusal
+from kyma.ledger import Kind, Outcome
+from kyma.money import ZERO, Usd, decimal_text
+from kyma.payments import (
+    CURRENCY,
+    MAX_PURCHASE,
+    MIN_PURCHASE,
+    Checkout,
+    Order,
+    Payment,
+    PaymentState,
+    Source,
+)
+
+CENT = Usd(10_000_000)
+GRACE = timedelta(hours=1)
+"""An order whose page or charge is over is waited for so long, then called canceled. What is
+paid later is credited all the same."""
+
+UNTRACED = timedelta(hours=24)
+"""The longest that a processor's page stays open; for orders of which no page is known."""
+
+
+class OrderState(StrEnum):
+    """How far an order has come. CREDITED is the end; any other may still become it."""
+
+    OPEN = "open"
+    NEEDS_ACTION = "needs_action"
+    CREDITED = "credited"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    REFUSED = "refused"
+    """Paid, not credited: the payment is not the one that was ordered."""
+
+
+WAITING = frozenset({OrderState.OPEN, OrderState.NEEDS_ACTION})
+
+
+@dataclass(frozen=True, slots=True)
+class KnownOrder:
+    """An order as far as we know. `customer` is the account's name at the processor."""
+
+    order: Order
+    customer: str
+    state: OrderState = OrderState.OPEN
+    checkout: Checkout | None = None
+    payment_id: str | None = None
+    message: str = ""
+    action_url: str | None = None
+
+    @property
+    def handle(self) -> str | None:
+        """By what to ask the processor for its payment; None if nothing came back of it."""
+        return self.payment_id or (self.checkout.id if self.checkout else None)
+
+    def is_over(self, now: datetime) -> bool:
+        """Whether nobody is likely to pay it any more."""
+        if self.checkout is not None:
+            return now > self.checkout.expires_at + GRACE
+        patience = UNTRACED if self.order.source is Source.CHECKOUT else GRACE
+        return now > self.order.created_at + patience
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """An account as a buyer. `id` is its name at the processor, if it has one yet."""
+
+    account_id: str
+    email: str
+    id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """An entry to be booked. `corrects` is the id of the entry that it is about."""
+
+    kind: Kind
+    id: str
+    amount: Usd
+    reason: str
+    corrects: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a payment does. `order_id` is None if it is not bound to an order of ours.
+
+    `refusal` says why a paid one is not credited; the first posting of a credited one is its
+    deposit.
+    """
+
+    payment: Payment
+    order_id: str | None
+    state: OrderState
+    postings: tuple[Posting, ...] = ()
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What came of a ruling. `is_news` is True once per payment and refusal."""
+
+    outcomes: tuple[tuple[Posting, Outcome], ...] = ()
+    is_news: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Uncredited:
+    """A payment that was made and not credited: what an operator must look at."""
+
+    payment: Payment
+    refusal: str
+
+
+def derived(purpose: str, *names: str) -> str:
+    """An id that follows from others: the same names have the same id, for ever (UUID, v8)."""
+    # Each with its length before it: no two lists of names are the same text.
+    text = "".join(f"{len(name)}:{name}" for name in (purpose, *names))
+    digest = sha256(text.encode()).hexdigest()
+    variant = "89ab"[int(digest[16], 16) % 4]
+    return f"{digest[:12]}8{digest[13:16]}{variant}{digest[17:32]}"
+
+
+def is_id(name: str) -> bool:
+    """Whether it has the form of an id of ours."""
+    return len(name) == 32 and set(name) <= set("0123456789abcdef")
+
+
+def check_purchase(amount: Usd) -> None:
+    """Refuse amounts that are not sold."""
+    if amount % CENT:
+        raise _bad_amount(f"`amount` must be whole cents, not {decimal_text(amount)}")
+    if not MIN_PURCHASE <= amount <= MAX_PURCHASE:
+        raise _bad_amount(
+            f"`amount` must be between {decimal_text(MIN_PURCHASE)} and "
+            f"{decimal_text(MAX_PURCHASE)} dollars"
+        )
+
+
+def _bad_amount(what: str) -> Refusal:
+    return Refusal(Code.INVALID_VALUE, f"{what}. Nothing was charged.", param="amount")
+
+
+def ruling(known: KnownOrder | None, payment: Payment) -> Ruling:
+    """What a payment, as it now stands, does to the order that it names."""
+    refusal = _refusal(known, payment)
+    paid = payment.state is PaymentState.PAID
+    if known is None or refusal:
+        return Ruling(payment, None, OrderState.REFUSED, refusal=refusal if paid else "")
+    order = known.order
+    if paid:
+        postings = tuple(_postings(payment))
+        return Ruling(payment, order.id, OrderState.CREDITED, postings)
+    if order.source is Source.CHECKOUT and payment.state is not PaymentState.CANCELED:
+        # Its buyer is still on the processor's page, and may take another card.
+        return Ruling(payment, order.id, OrderState.OPEN)
+    return Ruling(payment, order.id, STATES[payment.state])
+
+
+STATES = {
+    PaymentState.PENDING: OrderState.OPEN,
+    PaymentState.NEEDS_ACTION: OrderState.NEEDS_ACTION,
+    PaymentState.FAILED: OrderState.FAILED,
+    PaymentState.CANCELED: OrderState.CANCELED,
+}
+
+
+def _refusal(known: KnownOrder | None, payment: Payment) -> str:
+    """Why a payment is not that of the order it names; empty if it is."""
+    if known is None:
+        return "It names no order of ours."
+    order = known.order
+    if known.state is OrderState.CREDITED and known.payment_id != payment.id:
+        return f"Its order was credited by payment {known.payment_id}."
+    bound = {
+        "account": (payment.account_id, order.account_id),
+        "customer": (payment.customer, known.customer),
+        "currency": (payment.currency.lower(), CURRENCY),
+        "amount": (decimal_text(payment.amount), decimal_text(order.amount)),
+    }
+    for name, (told, ours) in bound.items():
+        if told != ours:
+            return f"Its {name} is {told!r} where its order has {ours!r}."
+    return ""
+
+
+def deposit_id(payment_id: str) -> str:
+    """The id of the entry that credits a payment."""
+    return derived("deposit", payment_id)
+
+
+def _postings(payment: Payment) -> Iterator[Posting]:
+    """The deposit, and every reversal.
+
+    One that was undone is booked and undone: the entries are the same whichever state of it
+    was seen first.
+    """
+    first = deposit_id(payment.id)
+    yield Posting(Kind.DEPOSIT, first, payment.amount, f"payment {payment.id}")
+    for reversal in payment.reversals:
+        if reversal.amount <= ZERO:
+            continue  # only taxes went back
+        id = derived("reversal", reversal.id)
+        word = "dispute" if reversal.is_dispute else "refund"
+        reason = f"{word} {reversal.id} of payment {payment.id}"
+        yield Posting(Kind.REVERSAL, id, reversal.amount, reason, first)
+        if reversal.reinstated:
+            undo = derived("reinstate", reversal.id)
+            yield Posting(Kind.REINSTATE, undo, reversal.amount, f"{reason}: undone", id)
+
+
+def returned(payment: Payment) -> Usd:
+    """What of a payment has gone back to its buyer, as it now stands."""
+    return Usd(sum(back.amount for back in payment.reversals if not back.reinstated))

@@ -1,0 +1,189 @@
+"""What buying credit needs remembered. Implemented on Postgres and in memory.
+
+Every method is one short transaction and may raise `StorageUnavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from kyma.ledger import Flag, Outcome
+from kyma.money import Usd
+from kyma.orders import Booked, Customer, KnownOrder, OrderState, Ruling, Uncredited
+from kyma.payments import Checkout, Event, Order, Payment
+from kyma.statements import Line, LineFilter, Place, Statement
+from kyma.topups import Attempt, LowBalance, TopUp
+
+
+class NotBooked(Exception):
+    """A ruling that the books contradict: its order or its id belongs to another payment."""
+
+
+class Reversals(Protocol):
+    """Money that goes back, apart from any payment."""
+
+    async def reverse(self, id: str, deposit_id: str, amount: Usd, reason: str) -> Outcome:
+        """Take back what a deposit brought, as far as it is there; flags a shortfall.
+
+        A repeat answers EXISTS or MISMATCH; NO_ENTRY if there is no such deposit.
+        """
+        ...
+
+    async def reinstate(self, id: str, reversal_id: str, reason: str) -> Outcome:
+        """Undo a reversal; a second one of the same reversal answers EXISTS or MISMATCH."""
+        ...
+
+
+class Customers(Protocol):
+    """Accounts as buyers."""
+
+    async def customer(self, account_id: str) -> Customer | None:
+        """The account's address and its name at the processor; None without such an account."""
+        ...
+
+    async def remember(self, account_id: str, id: str) -> str:
+        """Keep its name at the processor; the one that is kept, which is the first."""
+        ...
+
+
+class Orders(Protocol):
+    """Orders, and the payments that were seen for them."""
+
+    async def open(self, order: Order, customer: str) -> KnownOrder | None:
+        """Keep a new order and answer None, or answer the one that has its id."""
+        ...
+
+    async def attach(self, order_id: str, checkout: Checkout) -> None:
+        """Remember on which page an order is to be paid."""
+        ...
+
+    async def order(self, order_id: str) -> KnownOrder | None:
+        """By its id, which has the form of one."""
+        ...
+
+    async def close(self, order_id: str, state: OrderState, message: str) -> None:
+        """End an order that waits; one that does not stays as it is."""
+        ...
+
+    async def take_waiting(self, limit: int) -> Sequence[KnownOrder]:
+        """Orders that wait for money, those first that were not taken for longest."""
+        ...
+
+    async def book(self, ruling: Ruling, event_id: str | None = None) -> Booked:
+        """Do what a ruling says, and mark the event as processed, in one transaction.
+
+        Any number of repeats and of others at the same time book once. Raises `NotBooked`.
+        """
+        ...
+
+    async def uncredited(self, limit: int = 100) -> Sequence[Uncredited]:
+        """Paid and not credited, as far as it has not gone back; oldest first."""
+        ...
+
+    async def flags(self, limit: int = 100) -> Sequence[Flag]:
+        """Accounts of which more went back than was left, newest first."""
+        ...
+
+
+class Notices(Protocol):
+    """Events of the processor, and the rounds in which it is asked for everything."""
+
+    async def keep(self, event: Event) -> bool:
+        """Store an event; whether it waits to be acted on, new or not."""
+        ...
+
+    async def waiting(self, limit: int = 200) -> Sequence[Event]:
+        """Events not acted on yet, oldest first."""
+        ...
+
+    async def done(self, event_id: str) -> None:
+        """Mark an event that caused nothing."""
+        ...
+
+    async def last_round(self) -> datetime | None:
+        """When the last complete round began."""
+        ...
+
+    async def round_ended(self, started_at: datetime) -> None:
+        """A round that began then is complete."""
+        ...
+
+
+class TopUps(Protocol):
+    """Auto top-up: what accounts chose, and the charges it led to."""
+
+    async def setting(self, account_id: str) -> TopUp | None:
+        """What the account chose; None if it never did."""
+        ...
+
+    async def choose(self, setting: TopUp) -> None:
+        """Put this in the place of what was chosen before."""
+        ...
+
+    async def charged(self, account_id: str, since: datetime) -> Usd:
+        """What was charged, or is being charged, since a moment."""
+        ...
+
+    async def due(self, limit: int = 100) -> Sequence[TopUp]:
+        """Settings whose balance has crossed their threshold and that may charge now."""
+        ...
+
+    async def claim(self, order: Order, customer: str, card_id: str) -> bool:
+        """Open an order for a charge that is due now, under the lock that decides it.
+
+        Of any number of concurrent claims on an account one gets True, and no other until it
+        has ended. The ceiling is checked here again, by the database's month.
+        """
+        ...
+
+    async def running(self, limit: int = 100) -> Sequence[Attempt]:
+        """Charges that have not ended, oldest first."""
+        ...
+
+    async def end(self, order_id: str, failure: str | None) -> TopUp | None:
+        """End a charge, None for a success; the setting as it is then, or None if it had ended."""
+        ...
+
+
+class Alarms(Protocol):
+    """Low balances that nobody has been told of."""
+
+    async def low(self, limit: int = 100) -> Sequence[LowBalance]:
+        """Accounts that had a deposit since they were last told, and are low."""
+        ...
+
+    async def told(self, alarm: LowBalance) -> None:
+        """Say nothing more until the next deposit."""
+        ...
+
+
+class Statements(Protocol):
+    """What moved an account's credit, from its entries."""
+
+    async def lines(
+        self, account_id: str, wanted: LineFilter, after: Place | None, limit: int
+    ) -> Sequence[Line]:
+        """Lines that follow a place (None: the beginning), newest first."""
+        ...
+
+    async def statement(self, account_id: str, start: datetime, end: datetime) -> Statement:
+        """Opening, sums by kind and closing of a span of time, from one snapshot."""
+        ...
+
+
+class BillingAlerts(Protocol):
+    """What an operator must hear about."""
+
+    def not_credited(self, payment: Payment, reason: str) -> None:
+        """Somebody paid and was not credited."""
+        ...
+
+    def not_reversed(self, payment: Payment, entry_id: str, outcome: Outcome) -> None:
+        """Money went back and could not be booked."""
+        ...
+
+    def left_waiting(self, what: str, error: BaseException) -> None:
+        """Something could not be done now, and will be done by the next round."""
+        ...

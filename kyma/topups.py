@@ -1,0 +1,106 @@
+"""Auto top-up: when to charge a saved card unasked, and when to stop trying.
+
+Pure. Amounts are nano-dollars; months are calendar months in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from kyma.errors import Code, Refusal
+from kyma.money import Usd, decimal_text, usd
+from kyma.orders import CENT, check_purchase
+
+LOW_BALANCE = usd("1")
+"""Less than this is a low balance: said once by mail, until the next deposit."""
+
+MAX_FAILURES = 3
+"""So many in a row switch it off."""
+
+PAUSES = (timedelta(minutes=10), timedelta(hours=1))
+"""After the first failure, and after the second: a card declined just now is declined again."""
+
+MAX_CEILING = usd("100000")
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """What an account chose. `message` says why it was switched off, if it was not its choice."""
+
+    account_id: str
+    enabled: bool
+    threshold: Usd
+    amount: Usd
+    monthly_ceiling: Usd
+    failures: int = 0
+    not_before: datetime | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A charge under way: its order's id, and the card it was begun with."""
+
+    order_id: str
+    account_id: str
+    card_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LowBalance:
+    """An account whose balance has become low. `armed_by` names the occasion."""
+
+    account_id: str
+    armed_by: str
+    available: Usd
+
+
+def check(setting: TopUp) -> None:
+    """Refuse a setting that could not work or would surprise."""
+    check_purchase(setting.amount)
+    if setting.threshold < CENT or setting.threshold % CENT:
+        raise _bad("threshold", "must be whole cents, and more than nothing")
+    if setting.threshold > setting.amount:
+        raise _bad("threshold", "must not exceed `amount`: one charge must be enough")
+    if setting.monthly_ceiling < setting.amount or setting.monthly_ceiling % CENT:
+        raise _bad("monthly_ceiling", "must be whole cents, and at least `amount`")
+    if setting.monthly_ceiling > MAX_CEILING:
+        raise _bad("monthly_ceiling", f"must not exceed {decimal_text(MAX_CEILING)}")
+
+
+def _bad(param: str, what: str) -> Refusal:
+    return Refusal(Code.INVALID_VALUE, f"`{param}` {what}.", param=param)
+
+
+def is_due(setting: TopUp, available: Usd, charged_this_month: Usd, now: datetime) -> bool:
+    """Whether to charge now, if no charge is under way."""
+    return (
+        setting.enabled
+        and available < setting.threshold
+        and charged_this_month + setting.amount <= setting.monthly_ceiling
+        and (setting.not_before is None or setting.not_before <= now)
+    )
+
+
+def is_last(setting: TopUp) -> bool:
+    """Whether one more failure switches it off."""
+    return setting.enabled and setting.failures + 1 >= MAX_FAILURES
+
+
+def after(setting: TopUp, failure: str | None, now: datetime) -> TopUp:
+    """The setting once a charge has ended: None for a success."""
+    if failure is None:
+        return replace(setting, failures=0, not_before=None, message="")
+    failures = setting.failures + 1
+    if is_last(setting):
+        message = f"Switched off after {failures} failed payments. The last one: {failure}"
+        return replace(setting, enabled=False, failures=failures, not_before=None, message=message)
+    pause = PAUSES[min(failures, len(PAUSES)) - 1]
+    return replace(setting, failures=failures, not_before=now + pause)
+
+
+def month_of(now: datetime) -> datetime:
+    """When the calendar month of `now` began."""
+    return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

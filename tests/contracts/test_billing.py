@@ -1,0 +1,637 @@
+"""The contract of what buying credit needs remembered, on memory and Postgres alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.memory.billing import (
+    MemoryAlarms,
+    MemoryNotices,
+    MemoryOrders,
+    MemoryStatements,
+    MemoryTill,
+)
+from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
+from adapters.memory.topups import MemoryTopUps
+from adapters.postgres.accounts import PostgresAccounts
+from adapters.postgres.ledger import PostgresLedger
+from adapters.postgres.orders import PostgresNotices, PostgresOrders
+from adapters.postgres.statements import PostgresStatements
+from adapters.postgres.topups import PostgresAlarms, PostgresTopUps
+from adapters.postgres.units import PostgresUnits
+from kyma.ledger import Kind, Outcome, Resolution
+from kyma.money import ZERO, Usd, usd
+from kyma.orders import KnownOrder, OrderState, derived, ruling
+from kyma.payments import Checkout, Event, Order, Payment, PaymentState, Reversal, Source
+from kyma.ports.billing import Alarms, NotBooked, Notices, Statements, TopUps
+from kyma.ports.storage import Accounts, Ledger
+from kyma.statements import LineFilter, Place, month, place_of
+from kyma.tiers import tier_of
+from kyma.topups import PAUSES, TopUp, month_of
+from tests.builders import a_key, a_session, an_account, new_id
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+TWENTY = usd("20")
+
+
+@dataclass
+class Office:
+    """The ports under test over one store."""
+
+    accounts: Accounts
+    ledger: Ledger
+    orders: Any
+    notices: Notices
+    topups: TopUps
+    alarms: Alarms
+    statements: Statements
+
+    async def account(self, promo: Usd = ZERO) -> str:
+        account = an_account()
+        assert await self.accounts.register(account, a_key(account), a_session(account), promo)
+        return account.id
+
+    async def ordered(self, account: str, amount: Usd = TWENTY, **changes: Any) -> Order:
+        order = replace(Order(new_id(), account, amount, Source.CHECKOUT, NOW), **changes)
+        assert await self.orders.open(order, f"cus_{account}") is None
+        return order
+
+    async def apply(self, payment: Payment, event_id: str | None = None) -> Any:
+        known = await self.orders.order(payment.order_id)
+        return await self.orders.book(ruling(known, payment), event_id)
+
+    async def bought(self, account: str, amount: Usd = TWENTY) -> Payment:
+        payment = a_payment(await self.ordered(account, amount))
+        await self.apply(payment)
+        return payment
+
+
+def a_payment(order: Order, **changes: Any) -> Payment:
+    payment = Payment(
+        f"pi_{new_id()}",
+        order.id,
+        order.account_id,
+        f"cus_{order.account_id}",
+        order.amount,
+        "usd",
+        PaymentState.PAID,
+        NOW,
+        card="visa 4242",
+        receipt_url="https://pay.example/receipt",
+    )
+    return replace(payment, **changes)
+
+
+def went_back(payment: Payment, *amounts: str, **fields: Any) -> Payment:
+    known = payment.reversals
+    more = tuple(
+        Reversal(f"re_{payment.id}_{len(known) + n}", usd(amount), is_dispute=False, **fields)
+        for n, amount in enumerate(amounts)
+    )
+    return replace(payment, reversals=(*known, *more))
+
+
+@pytest.fixture
+def memory_office() -> Office:
+    store = MemoryStore()
+    till = MemoryTill(store)
+    return Office(
+        MemoryAccounts(store),
+        MemoryLedger(store),
+        MemoryOrders(till),
+        MemoryNotices(till),
+        MemoryTopUps(till),
+        MemoryAlarms(till),
+        MemoryStatements(store),
+    )
+
+
+@pytest_asyncio.fixture
+async def postgres_office(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits
+) -> AsyncIterator[Office]:
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    yield Office(
+        PostgresAccounts(postgres_units),
+        ledger,
+        PostgresOrders(postgres_units),
+        PostgresNotices(postgres_units),
+        PostgresTopUps(postgres_units),
+        PostgresAlarms(postgres_units),
+        PostgresStatements(postgres_units),
+    )
+    await ledger.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def office(request: pytest.FixtureRequest) -> Office:
+    """Synchronous, so that the servers start outside of any event loop."""
+    found: Office = request.getfixturevalue(f"{request.param}_office")
+    return found
+
+
+async def test_an_account_is_one_customer_of_the_processor_the_first_that_was_kept(
+    office: Office,
+) -> None:
+    account = await office.account()
+    found = await office.orders.customer(account)
+    assert (found.account_id, found.id) == (account, None)
+    assert "@" in found.email
+    kept = await asyncio.gather(*(office.orders.remember(account, f"cus_{n}") for n in range(5)))
+    assert len(set(kept)) == 1
+    assert (await office.orders.customer(account)).id == kept[0]
+    assert await office.orders.customer(new_id()) is None
+
+
+async def test_an_order_is_kept_once_and_shown_again_under_its_id(office: Office) -> None:
+    account = await office.account()
+    order = await office.ordered(account)
+    other = replace(order, amount=usd("50"))
+    assert await office.orders.open(other, "cus_other") == KnownOrder(order, f"cus_{account}")
+    page = Checkout(f"cs_{new_id()}", "https://pay.example/cs", NOW + timedelta(hours=24))
+    await office.orders.attach(order.id, page)
+    assert (await office.orders.order(order.id)).checkout == page
+    assert await office.orders.order(new_id()) is None
+
+
+async def test_a_paid_order_is_credited_once_and_raises_the_tier(office: Office) -> None:
+    account = await office.account(usd("0.5"))
+    payment = a_payment(await office.ordered(account, usd("50")))
+    booked = await office.apply(payment)
+    assert [outcome for _, outcome in booked.outcomes] == [Outcome.DONE]
+    again = await office.apply(payment)
+    assert [outcome for _, outcome in again.outcomes] == [Outcome.EXISTS]
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.promo, balance.deposited) == (usd("50"), usd("0.5"), usd("50"))
+    known = await office.orders.order(payment.order_id)
+    assert (known.state, known.payment_id) == (OrderState.CREDITED, payment.id)
+    standing = await office.accounts.standing(account)
+    assert standing is not None
+    assert tier_of(standing.lifetime_deposits, None, NOW).level == 2
+    assert await office.orders.uncredited() == []
+
+
+async def test_the_tier_follows_deposits_net_of_what_went_back(office: Office) -> None:
+    account = await office.account()
+    payment = await office.bought(account, usd("250"))
+
+    async def level() -> int:
+        standing = await office.accounts.standing(account)
+        assert standing is not None
+        return tier_of(standing.lifetime_deposits, None, NOW).level
+
+    assert await level() == 3
+    payment = went_back(payment, "0.01")
+    await office.apply(payment)
+    assert await level() == 2
+    await office.apply(went_back(payment, "200"))
+    assert await level() == 1
+    marks = await office.accounts.changes()
+    assert account in {found for found, _ in marks}, "every process hears of it"
+
+
+async def test_a_refund_takes_back_what_is_there_and_flags_the_rest(office: Office) -> None:
+    account = await office.account(usd("1"))
+    payment = await office.bought(account)
+    hold = new_id()
+    await office.ledger.hold(hold, account, usd("16"), 600)
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("16")))
+    await office.apply(went_back(payment, "20"))
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.promo, balance.deposited) == (ZERO, ZERO, ZERO)
+    (flag,) = await office.orders.flags()
+    assert (flag.account_id, flag.amount) == (account, usd("15"))
+    assert flag.entry_id == derived("reversal", f"re_{payment.id}_0")
+    health = await office.ledger.health()
+    assert (health.sound, health.loss) == (True, usd("15"))
+
+
+async def test_credit_under_a_hold_is_its_requests_and_not_taken(office: Office) -> None:
+    account = await office.account()
+    payment = await office.bought(account)
+    hold = new_id()
+    await office.ledger.hold(hold, account, usd("15"), 600)
+    await office.apply(went_back(payment, "20"))
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.held_paid) == (ZERO, usd("15"))
+    done = await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("10")))
+    assert (done.settled, done.available) == (usd("10"), usd("5"))
+    assert (await office.ledger.health()).sound
+
+
+async def test_a_dispute_that_was_won_gives_back_exactly_what_was_taken(office: Office) -> None:
+    account = await office.account()
+    payment = await office.bought(account)
+    await office.apply(went_back(payment, "20"))
+    won = went_back(payment, "20", reinstated=True)
+    booked = await office.apply(won)
+    assert [outcome for _, outcome in booked.outcomes] == [
+        Outcome.EXISTS, Outcome.EXISTS, Outcome.DONE,
+    ]  # fmt: skip
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.deposited) == (usd("20"), usd("20"))
+    await office.apply(won)
+    assert await office.ledger.balance(account) == balance
+
+
+async def test_what_went_back_and_came_again_before_we_looked_changes_nothing(
+    office: Office,
+) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account))
+    await office.apply(went_back(payment, "20", reinstated=True))
+    stale = went_back(payment, "20")
+    await office.apply(stale)  # looked at before it was won, booked after
+    assert (await office.ledger.balance(account)).paid == usd("20")
+    assert (await office.ledger.health()).sound
+
+
+async def test_more_than_was_paid_can_go_back_and_the_excess_lowers_no_tier(
+    office: Office,
+) -> None:
+    account = await office.account()
+    first, second = await office.bought(account), await office.bought(account, usd("50"))
+    await office.apply(went_back(first, "20", "20"))
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.deposited) == (second.amount, second.amount)
+    (flag,) = await office.orders.flags()
+    assert flag.amount == usd("20")
+    assert (await office.ledger.health()).sound
+
+
+async def test_a_payment_that_was_not_ordered_is_listed_until_it_has_gone_back(
+    office: Office,
+) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account), amount=usd("19"))
+    assert (await office.apply(payment)).is_news
+    assert not (await office.apply(payment)).is_news
+    (found,) = await office.orders.uncredited()
+    assert (found.payment.id, found.payment.amount) == (payment.id, usd("19"))
+    assert "amount" in found.refusal
+    assert (await office.ledger.balance(account)).posted == 0
+    assert (await office.orders.order(payment.order_id)).state is OrderState.OPEN
+    await office.apply(went_back(payment, "18"))
+    assert len(await office.orders.uncredited()) == 1
+    await office.apply(went_back(payment, "18", "1"))
+    assert await office.orders.uncredited() == []
+
+
+async def test_a_payment_of_an_unknown_order_is_kept_whatever_it_names(office: Office) -> None:
+    stranger = Order("no order", "no account", usd("5"), Source.CARD, NOW)
+    payment = a_payment(stranger)
+    await office.orders.book(ruling(None, payment))
+    (found,) = await office.orders.uncredited()
+    assert found.payment == payment
+    assert "no order" in found.refusal
+
+
+async def test_two_payments_of_one_order_credit_it_once(office: Office) -> None:
+    account = await office.account()
+    order = await office.ordered(account)
+    known = await office.orders.order(order.id)
+    one, other = a_payment(order), a_payment(order)
+    # Both judged before either is booked.
+    rulings = [ruling(known, one), ruling(known, other)]
+    ended = await asyncio.gather(*map(office.orders.book, rulings), return_exceptions=True)
+    assert [type(end) for end in ended].count(NotBooked) == 1
+    assert (await office.ledger.balance(account)).paid == order.amount
+
+
+async def test_a_hundred_deliveries_at_once_are_one_deposit_and_one_reversal(
+    office: Office,
+) -> None:
+    account = await office.account()
+    payment = went_back(a_payment(await office.ordered(account)), "5")
+    known = await office.orders.order(payment.order_id)
+    booked = await asyncio.gather(*(office.orders.book(ruling(known, payment)) for _ in range(100)))
+    done = [[outcome for _, outcome in one.outcomes] for one in booked]
+    assert done.count([Outcome.DONE, Outcome.DONE]) == 1
+    assert done.count([Outcome.EXISTS, Outcome.EXISTS]) == 99
+    assert (await office.ledger.balance(account)).paid == usd("15")
+
+
+async def test_what_is_credited_stays_so_whatever_is_seen_later(office: Office) -> None:
+    account = await office.account()
+    payment = await office.bought(account)
+    stale = replace(payment, state=PaymentState.PENDING, message="old")
+    await office.apply(stale)
+    known = await office.orders.order(payment.order_id)
+    assert (known.state, known.message) == (OrderState.CREDITED, "")
+    await office.orders.close(payment.order_id, OrderState.CANCELED, "too late")
+    assert await office.orders.order(payment.order_id) == known
+    assert await office.orders.uncredited() == []
+
+
+async def test_a_payment_that_failed_moves_its_order_and_a_later_one_may_still_pay(
+    office: Office,
+) -> None:
+    account = await office.account()
+    order = await office.ordered(account, source=Source.CARD)
+    failed = a_payment(
+        order, state=PaymentState.FAILED, message="Declined.", action_url="https://bank.example"
+    )
+    assert (await office.apply(failed)).outcomes == ()
+    known = await office.orders.order(order.id)
+    assert (known.state, known.message) == (OrderState.FAILED, "Declined.")
+    assert known.action_url == "https://bank.example"
+    await office.apply(replace(failed, state=PaymentState.PAID, message="", action_url=None))
+    assert (await office.orders.order(order.id)).state is OrderState.CREDITED
+
+
+async def test_orders_that_wait_are_taken_in_turn(office: Office) -> None:
+    account = await office.account()
+    orders = [await office.ordered(account) for _ in range(3)]
+    closed = await office.ordered(account)
+    await office.orders.close(closed.id, OrderState.CANCELED, "nothing was paid")
+    taken = [known.order.id for known in await office.orders.take_waiting(2)]
+    taken += [known.order.id for known in await office.orders.take_waiting(2)]
+    assert taken == [orders[0].id, orders[1].id, orders[2].id, orders[0].id]
+
+
+def an_event(**changes: Any) -> Event:
+    return replace(Event(f"evt_{new_id()}", "payment.paid", "pi_1", None, NOW), **changes)
+
+
+async def test_an_event_waits_until_it_is_acted_on_and_then_never_again(office: Office) -> None:
+    event = an_event()
+    assert await office.notices.keep(event)
+    assert await office.notices.keep(event), "it was not acted on: its repetition may be"
+    assert await office.notices.waiting() == [event]
+    await office.notices.done(event.id)
+    assert not await office.notices.keep(event)
+    assert await office.notices.waiting() == []
+
+
+async def test_an_event_is_processed_with_what_it_causes_or_not_at_all(office: Office) -> None:
+    account = await office.account()
+    order = await office.ordered(account)
+    event = an_event()
+    await office.notices.keep(event)
+    known = await office.orders.order(order.id)
+    await office.apply(a_payment(order))
+    with pytest.raises(NotBooked):
+        await office.orders.book(ruling(known, a_payment(order)), event.id)
+    assert await office.notices.waiting() == [event]
+    await office.apply(a_payment(await office.ordered(account)), event.id)
+    assert await office.notices.waiting() == []
+
+
+async def test_the_last_round_never_goes_back(office: Office) -> None:
+    assert await office.notices.last_round() is None
+    await office.notices.round_ended(NOW)
+    await office.notices.round_ended(NOW - timedelta(hours=1))
+    assert await office.notices.last_round() == NOW
+
+
+async def a_top_up(office: Office, **changes: Any) -> TopUp:
+    account = await office.account()
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("45"))
+    setting = replace(setting, **changes)
+    await office.topups.choose(setting)
+    return setting
+
+
+async def claimed(office: Office, setting: TopUp) -> str | None:
+    order = Order(new_id(), setting.account_id, setting.amount, Source.AUTO_TOP_UP, NOW)
+    done = await office.topups.claim(order, f"cus_{setting.account_id}", "pm_1")
+    return order.id if done else None
+
+
+async def paid_for(office: Office, order_id: str) -> None:
+    known = await office.orders.order(order_id)
+    await office.apply(a_payment(known.order))
+    await office.topups.end(order_id, None)
+
+
+async def test_a_setting_is_as_it_was_last_chosen(office: Office) -> None:
+    setting = await a_top_up(office)
+    assert await office.topups.setting(setting.account_id) == setting
+    other = replace(setting, enabled=False, amount=usd("30"), failures=2, not_before=NOW)
+    await office.topups.choose(other)
+    assert await office.topups.setting(setting.account_id) == other
+    assert await office.topups.setting(new_id()) is None
+
+
+async def test_who_is_below_the_threshold_is_due_until_the_balance_is_there(
+    office: Office,
+) -> None:
+    setting = await a_top_up(office)
+    assert await office.topups.due() == [setting]
+    order = await claimed(office, setting)
+    assert order is not None
+    assert await office.topups.due() == []
+    (attempt,) = await office.topups.running()
+    assert (attempt.order_id, attempt.card_id) == (order, "pm_1")
+    assert (await office.orders.order(order)).order.source is Source.AUTO_TOP_UP
+    await paid_for(office, order)
+    assert await office.topups.due() == []
+    assert await office.topups.running() == []
+    assert await claimed(office, setting) is None
+
+
+async def test_of_many_that_see_the_threshold_crossed_one_charges(office: Office) -> None:
+    setting = await a_top_up(office, monthly_ceiling=usd("1000"))
+    orders = await asyncio.gather(*(claimed(office, setting) for _ in range(20)))
+    assert len([order for order in orders if order is not None]) == 1
+
+
+async def test_a_claim_is_for_what_is_chosen_now(office: Office) -> None:
+    setting = await a_top_up(office)
+    await office.topups.choose(replace(setting, amount=usd("25")))
+    assert await claimed(office, setting) is None
+    assert await claimed(office, replace(setting, account_id=new_id())) is None
+
+
+async def test_a_month_has_a_ceiling_to_which_failed_charges_do_not_count(
+    office: Office,
+) -> None:
+    setting = await a_top_up(office)
+    since = month_of(datetime.now(UTC))
+    for charged in ("20", "40"):
+        order = await claimed(office, setting)
+        assert order is not None
+        assert await office.topups.charged(setting.account_id, since) == usd(charged)
+        await paid_for(office, order)
+        hold = new_id()
+        await office.ledger.hold(hold, setting.account_id, usd("20"), 600)
+        await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("20")))
+    assert await office.topups.due() == []
+    assert await claimed(office, setting) is None
+    await office.topups.choose(replace(setting, monthly_ceiling=usd("60")))
+    order = await claimed(office, setting)
+    assert order is not None
+    await office.topups.end(order, "declined")
+    assert await office.topups.charged(setting.account_id, since) == usd("40")
+    # Its owner confirms the payment at the bank, after we had given it up.
+    known = await office.orders.order(order)
+    await office.apply(a_payment(known.order))
+    assert await office.topups.charged(setting.account_id, since) == usd("60")
+
+
+async def test_a_charge_ends_once_and_the_setting_follows_the_rule(office: Office) -> None:
+    setting = await a_top_up(office)
+    order = await claimed(office, setting)
+    assert order is not None
+    before = datetime.now(UTC)
+    found = await office.topups.end(order, "declined")
+    assert found is not None
+    assert (found.enabled, found.failures) == (True, 1)
+    assert found.not_before is not None
+    assert abs(found.not_before - before - PAUSES[0]) < timedelta(minutes=1)
+    assert await office.topups.setting(setting.account_id) == found
+    assert await office.topups.end(order, "declined") is None
+    assert await office.topups.end(new_id(), None) is None
+    assert await office.topups.due() == [], "it waits"
+    assert await claimed(office, setting) is None
+
+
+async def test_the_third_failure_in_a_row_switches_it_off(office: Office) -> None:
+    setting = await a_top_up(office)
+    for failures in (1, 2, 3):
+        order = await claimed(office, setting)
+        assert order is not None
+        found = await office.topups.end(order, "declined")
+        assert found is not None
+        assert found.failures == failures
+        if failures < 3:
+            await office.topups.choose(replace(found, not_before=None))
+    assert not found.enabled
+    assert "declined" in found.message
+    assert await office.topups.due() == []
+
+
+async def test_a_low_balance_is_told_once_until_the_next_deposit(office: Office) -> None:
+    account = await office.account(usd("0.5"))
+    assert await office.alarms.low() == [], "nobody who never bought anything is told"
+    await office.bought(account)
+    assert await office.alarms.low() == []
+    hold = new_id()
+    await office.ledger.hold(hold, account, usd("20"), 600)
+    (alarm,) = await office.alarms.low()
+    assert (alarm.account_id, alarm.available) == (account, usd("0.5"))
+    await office.alarms.told(alarm)
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("20")))
+    assert await office.alarms.low() == []
+    payment = await office.bought(account)
+    await office.apply(went_back(payment, "20"))
+    (again,) = await office.alarms.low()
+    assert again.armed_by != alarm.armed_by
+    await office.alarms.told(alarm)
+    assert len(await office.alarms.low()) == 1, "an older occasion disarms nothing"
+
+
+async def test_lines_are_what_moved_the_credit_newest_first(office: Office) -> None:
+    account = await office.account(usd("0.5"))
+    payment = await office.bought(account)
+    hold, released = new_id(), new_id()
+    await office.ledger.hold(hold, account, usd("3"), 600)
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("2")))
+    await office.ledger.hold(released, account, usd("3"), 600)
+    await office.ledger.resolve(Resolution(released, Kind.REFUND))
+    await office.apply(went_back(payment, "5", reinstated=True))
+    lines = await office.statements.lines(account, LineFilter(), None, 100)
+    told = sorted((line.kind, line.amount, line.paid, line.promo) for line in lines)
+    assert told == sorted(
+        [
+            (Kind.REINSTATE, usd("5"), usd("5"), ZERO),
+            (Kind.REVERSAL, -usd("5"), -usd("5"), ZERO),
+            (Kind.SETTLE, -usd("2"), -usd("1.5"), -usd("0.5")),
+            (Kind.DEPOSIT, usd("20"), usd("20"), ZERO),
+            (Kind.GRANT, usd("0.5"), ZERO, usd("0.5")),
+        ]
+    )
+    places = [(line.booked_at, line.id) for line in lines]
+    assert places == sorted(places, reverse=True)
+    assert {line.hold_id for line in lines if line.kind is Kind.SETTLE} == {hold}
+    pages, after = [], None
+    while page := await office.statements.lines(account, LineFilter(), after, 2):
+        pages += page
+        after = place_of(page[-1].place.cursor())
+    assert pages == list(lines)
+
+
+async def test_lines_are_ones_own_and_can_be_asked_for_by_kind_and_time(office: Office) -> None:
+    account, other = await office.account(usd("0.5")), await office.account(usd("0.5"))
+    await office.bought(other)
+    start = datetime.now(UTC) - timedelta(hours=1)
+    end = datetime.now(UTC) + timedelta(hours=1)
+
+    async def kinds(wanted: LineFilter) -> list[Kind]:
+        return [line.kind for line in await office.statements.lines(account, wanted, None, 10)]
+
+    assert await kinds(LineFilter()) == [Kind.GRANT]
+    assert await kinds(LineFilter(kind=Kind.DEPOSIT)) == []
+    assert await kinds(LineFilter(kind=Kind.GRANT, since=start, until=end)) == [Kind.GRANT]
+    assert await kinds(LineFilter(since=end)) == []
+    assert await kinds(LineFilter(until=start)) == []
+    beginning = Place(end, "f" * 32)
+    assert len(await office.statements.lines(account, LineFilter(), beginning, 10)) == 1
+
+
+async def test_a_statement_adds_up_and_ends_as_the_balance(office: Office) -> None:
+    account = await office.account(Usd(500_000_001))
+    payment = await office.bought(account)
+    hold = new_id()
+    await office.ledger.hold(hold, account, usd("3"), 600)
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, Usd(2_123_456_789)))
+    await office.ledger.hold(new_id(), account, usd("7"), 600)
+    await office.apply(went_back(payment, "5"))
+    start, end = month(f"{datetime.now(UTC):%Y-%m}")
+    found = await office.statements.statement(account, start, end)
+    balance = await office.ledger.balance(account)
+    assert (found.opening, found.closing) == (ZERO, balance.posted)
+    assert {kind: (one.count, one.amount) for kind, one in found.sums.items()} == {
+        Kind.DEPOSIT: (1, usd("20")),
+        Kind.GRANT: (1, 500_000_001),
+        Kind.SETTLE: (1, -2_123_456_789),
+        Kind.REVERSAL: (1, -usd("5")),
+        Kind.REINSTATE: (0, 0),
+    }
+    assert found.opening + sum(one.amount for one in found.sums.values()) == found.closing
+    last = await office.statements.statement(account, *month("2026-01"))
+    assert (last.opening, last.closing) == (ZERO, ZERO)
+    later = await office.statements.statement(account, *month("2099-01"))
+    assert later.opening == later.closing == balance.posted
+    nobody = await office.statements.statement(new_id(), start, end)
+    assert nobody.closing == 0
+
+
+FALSIFIED = [
+    "UPDATE account_flags SET amount = 1",
+    "DELETE FROM account_flags",
+    "UPDATE entries SET corrects = NULL WHERE kind = 'reversal'",
+    "INSERT INTO entries (id, kind, account_id, corrects, paid, processor)"
+    " SELECT gen_random_uuid(), 'reversal', account_id, NULL, -1, 1 FROM balances",
+    "INSERT INTO entries (id, kind, account_id, corrects, processor, excess, loss)"
+    " SELECT gen_random_uuid(), 'reversal', account_id, gen_random_uuid(), 1, 2, -1 FROM balances",
+    "INSERT INTO entries (id, kind, account_id, loss, paid)"
+    " SELECT gen_random_uuid(), 'grant', account_id, 1, -1 FROM balances",
+    "UPDATE balances SET deposited = -1",
+    "INSERT INTO payments SELECT 'pi_copy', order_id, account_id, customer, amount, tax, currency,"
+    " state, card, receipt_url, invoice_url, created_at, returned, refusal, gen_random_uuid()"
+    " FROM payments",
+]
+
+
+@pytest.mark.parametrize("statement", FALSIFIED)
+async def test_the_database_itself_refuses_to_falsify_what_came_in(
+    postgres_office: Office, postgres_engine: AsyncEngine, statement: str
+) -> None:
+    account = await postgres_office.account()
+    payment = await postgres_office.bought(account)
+    await postgres_office.apply(went_back(payment, "20", "1"))
+    with pytest.raises(DBAPIError):
+        async with postgres_engine.begin() as connection:
+            await connection.execute(text(statement))
+    assert (await postgres_office.ledger.health()).sound

@@ -1,0 +1,93 @@
+"""When auto top-up charges, and when it stops trying."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kyma.errors import Refusal
+from kyma.money import ZERO, Usd, usd
+from kyma.topups import (
+    MAX_CEILING,
+    MAX_FAILURES,
+    PAUSES,
+    TopUp,
+    after,
+    check,
+    is_due,
+    month_of,
+)
+from tests.builders import NOON
+
+SETTING = TopUp("a", True, usd("5"), usd("20"), usd("100"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "available", "charged", "due"),
+    [
+        ({}, usd("4.99"), ZERO, True),
+        ({}, usd("5"), ZERO, False),
+        ({}, ZERO, usd("80"), True),
+        ({}, ZERO, usd("80.01"), False),
+        ({"enabled": False}, ZERO, ZERO, False),
+        ({"not_before": NOON}, ZERO, ZERO, True),
+        ({"not_before": NOON + timedelta(seconds=1)}, ZERO, ZERO, False),
+    ],
+)
+def test_it_charges_below_the_threshold_within_the_ceiling(
+    changes: dict[str, Any], available: Usd, charged: Usd, due: bool
+) -> None:
+    assert is_due(replace(SETTING, **changes), available, charged, NOON) is due
+
+
+def test_it_waits_after_a_failure_and_is_switched_off_by_the_third_in_a_row() -> None:
+    once = after(SETTING, "declined", NOON)
+    assert (once.enabled, once.failures, once.not_before) == (True, 1, NOON + PAUSES[0])
+    twice = after(once, "declined", NOON)
+    assert (twice.enabled, twice.failures, twice.not_before) == (True, 2, NOON + PAUSES[1])
+    assert MAX_FAILURES == 3
+    off = after(twice, "card expired", NOON)
+    assert (off.enabled, off.not_before) == (False, None)
+    assert "card expired" in off.message
+
+
+def test_a_success_forgets_the_failures_before_it() -> None:
+    tried = after(after(SETTING, "declined", NOON), "declined", NOON)
+    assert after(tried, None, NOON) == SETTING
+
+
+def test_a_failure_after_its_owner_switched_it_off_says_nothing() -> None:
+    off = replace(SETTING, enabled=False, failures=2)
+    assert after(off, "declined", NOON).message == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"amount": usd("4")}, "amount"),
+        ({"amount": usd("20.001")}, "amount"),
+        ({"threshold": ZERO}, "threshold"),
+        ({"threshold": Usd(-1)}, "threshold"),
+        ({"threshold": usd("0.001")}, "threshold"),
+        ({"threshold": usd("20.01")}, "threshold"),
+        ({"monthly_ceiling": usd("19.99")}, "monthly_ceiling"),
+        ({"monthly_ceiling": usd("20.001")}, "monthly_ceiling"),
+        ({"monthly_ceiling": Usd(MAX_CEILING * 2)}, "monthly_ceiling"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        check(replace(SETTING, **changes))
+    assert refused.value.param == param
+
+
+def test_one_charge_is_always_enough() -> None:
+    check(replace(SETTING, threshold=SETTING.amount))
+
+
+def test_months_are_those_of_the_calendar_in_utc() -> None:
+    assert month_of(datetime(2026, 5, 31, 23, 59, 59, 999, UTC)) == datetime(2026, 5, 1, tzinfo=UTC)
+    assert month_of(datetime(2026, 6, 1, tzinfo=UTC)) == datetime(2026, 6, 1, tzinfo=UTC)

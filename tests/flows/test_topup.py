@@ -1,0 +1,365 @@
+"""Cards charged unasked: once per crossing, within the ceiling, and not for ever in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from adapters.memory.payments import Manner
+from kyma.errors import Code, Refusal
+from kyma.flows.topup import RESUME_AFTER
+from kyma.ledger import Kind
+from kyma.mail import Letter
+from kyma.money import Usd, usd
+from kyma.orders import OrderState
+from kyma.payments import Source
+from kyma.ports.payments import ProcessorUnavailable
+from kyma.topups import PAUSES, TopUp
+from tests.builders import new_id
+from tests.flows.selling import MemoryShop, a_shop
+
+
+async def a_customer(shop: MemoryShop, *manner: Any, **changes: Any) -> str:
+    """With a saved card, $3 left, and a top-up of $20 below $5."""
+    account = await shop.account()
+    await shop.card(account, *manner)
+    await shop.ledger.deposit(new_id(), account, usd("3"), "before")
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
+    await shop.auto.choose(replace(setting, **changes))
+    return account
+
+
+async def setting_of(shop: MemoryShop, account: str) -> TopUp:
+    found, _ = await shop.auto.setting(account)
+    assert found is not None
+    return found
+
+
+def orders(shop: MemoryShop) -> list[Any]:
+    found = shop.orders._till.orders.values()
+    return [known for known in found if known.order.source is Source.AUTO_TOP_UP]
+
+
+async def test_a_balance_below_the_threshold_is_topped_up_once() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    assert await shop.auto.run() == 1
+    assert (await shop.balance(account)).paid == usd("23")
+    assert await shop.auto.run() == 0
+    assert shop.processor.charges == 1
+    _, charged = await shop.auto.setting(account)
+    assert charged == usd("20")
+    assert len(shop.letters(Letter.RECEIPT)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"enabled": False}, {"threshold": usd("3")}, {"threshold": usd("2.99")}]
+)
+async def test_nobody_is_charged_who_did_not_ask_for_it(changes: dict[str, Any]) -> None:
+    shop = a_shop()
+    await a_customer(shop, **changes)
+    assert await shop.auto.run() == 0
+    assert shop.processor.charges == 0
+
+
+async def test_two_processes_that_see_the_threshold_crossed_together_charge_once() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    shop.processor.pause()
+    runs = [asyncio.create_task(shop.auto.run()) for _ in range(5)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    shop.processor.resume()
+    assert sum(await asyncio.gather(*runs)) == 1
+    assert shop.processor.charges == 1
+    assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_the_ceiling_of_a_calendar_month_holds_and_ends_with_it() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("45"))
+    for _ in range(4):
+        await shop.auto.run()
+        await shop.spend(account, (await shop.balance(account)).available)
+    assert shop.processor.charges == 2
+    assert len(orders(shop)) == 2
+    shop.clock.move(timedelta(days=14, hours=11, minutes=59).total_seconds())
+    await shop.auto.run()
+    assert shop.processor.charges == 2, f"it is still {shop.clock.now():%B}"
+    shop.clock.move(60)
+    await shop.auto.run()
+    assert shop.processor.charges == 3, f"it is {shop.clock.now():%B}"
+
+
+async def test_three_failures_in_a_row_switch_it_off_and_say_so_by_one_mail() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.DECLINES)
+    for failures in (1, 2):
+        await shop.auto.run()
+        await shop.auto.run()
+        found = await setting_of(shop, account)
+        assert (found.enabled, found.failures) == (True, failures)
+        assert len(orders(shop)) == failures, "it waits before it tries again"
+        assert not shop.letters(Letter.AUTO_TOP_UP_FAILED)
+        shop.clock.move(PAUSES[failures - 1].total_seconds())
+    await shop.auto.run()
+    found = await setting_of(shop, account)
+    assert not found.enabled
+    assert "Your card was declined." in found.message
+    (mail,) = shop.letters(Letter.AUTO_TOP_UP_FAILED)
+    assert mail.facts["amount"] == "20"
+    assert "declined" in mail.facts["reason"]
+    shop.clock.move(timedelta(days=1).total_seconds())
+    await shop.auto.run()
+    assert len(orders(shop)) == 3
+    assert shop.processor.charges == 0
+
+
+async def test_a_success_between_failures_begins_the_count_again() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.DECLINES)
+    for pause in PAUSES:
+        await shop.auto.run()
+        shop.clock.move(pause.total_seconds())
+    await shop.card(account)
+    await shop.auto.run()
+    found = await setting_of(shop, account)
+    assert (found.enabled, found.failures, found.not_before) == (True, 0, None)
+
+
+async def test_a_card_whose_bank_wants_its_owner_counts_as_failed_and_may_still_be_paid() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.WANTS_OWNER)
+    await shop.auto.run()
+    (known,) = orders(shop)
+    assert known.state is OrderState.FAILED
+    assert "confirm" in known.message
+    assert (await setting_of(shop, account)).failures == 1
+    shop.processor.settle(known.payment_id)
+    await shop.deliver(shop.processor.notices[-1])
+    assert (await shop.balance(account)).paid == usd("23")
+    _, charged = await shop.auto.setting(account)
+    assert charged == usd("20"), "it counts to the ceiling all the same"
+
+
+async def test_without_a_saved_card_it_fails_like_any_other() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    (card,) = await shop.till.cards(account)
+    await shop.till.remove(account, card.id)
+    await shop.auto.run()
+    assert (await setting_of(shop, account)).failures == 1
+    (known,) = orders(shop)
+    assert known.message == "there is no saved card"
+
+
+class Losing:
+    """A processor that loses its answer to the next charge, before or after it has acted."""
+
+    def __init__(self, processor: Any, after_acting: bool) -> None:
+        self._processor = processor
+        self._after_acting = after_acting
+
+    async def charge(self, *given: Any) -> Any:
+        self._processor.go_down(after_acting=self._after_acting)
+        return await self._processor.charge(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+async def a_lost_charge(shop: MemoryShop, after_acting: bool) -> None:
+    shop.auto._processor = Losing(shop.processor, after_acting)  # type: ignore[assignment]
+    assert await shop.auto.run() == 0
+    shop.auto._processor = shop.processor
+    assert shop.alerts.waiting
+    assert await shop.auto.run() == 0, "it is under way: nobody begins another"
+    assert len(orders(shop)) == 1
+
+
+@pytest.mark.parametrize("after_acting", [False, True])
+async def test_a_charge_whose_answer_is_lost_is_ended_by_the_same_order(
+    after_acting: bool,
+) -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await a_lost_charge(shop, after_acting)
+    shop.clock.move(RESUME_AFTER.total_seconds() + 1)
+    await shop.auto.run()
+    assert shop.processor.charges == 1
+    assert len(orders(shop)) == 1
+    assert (await shop.balance(account)).paid == usd("23")
+    assert await shop.topups.running() == []
+    assert (await setting_of(shop, account)).failures == 0
+
+
+async def test_a_charge_that_was_taken_is_found_by_asking_even_after_days() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await a_lost_charge(shop, after_acting=True)
+    shop.clock.move(timedelta(days=3).total_seconds())
+    await shop.auto.run()
+    assert (shop.processor.charges, len(orders(shop))) == (1, 1)
+    assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_a_charge_that_never_arrived_is_given_up_when_it_can_no_longer_be_sent_again() -> (
+    None
+):
+    shop = a_shop()
+    account = await a_customer(shop)
+    await a_lost_charge(shop, after_acting=False)
+    shop.clock.move(timedelta(hours=21).total_seconds())
+    await shop.auto.run()
+    assert shop.processor.charges == 0
+    (known,) = orders(shop)
+    assert known.state is OrderState.FAILED
+    assert (await setting_of(shop, account)).failures == 1
+    shop.clock.move(PAUSES[0].total_seconds())
+    await shop.auto.run()
+    assert shop.processor.charges == 1
+
+
+async def test_a_charge_that_a_notice_credited_first_is_ended_as_paid() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await a_lost_charge(shop, after_acting=True)
+    await shop.deliver_all()
+    assert (await shop.balance(account)).paid == usd("23")
+    await shop.spend(account, usd("20"))
+    assert await shop.auto.run() == 0, "its charge has not ended yet"
+    shop.clock.move(RESUME_AFTER.total_seconds() + 1)
+    assert await shop.auto.run() == 1, "ended, and begun anew for the new crossing"
+    assert shop.processor.charges == 2
+
+
+async def test_a_payment_that_takes_its_time_lets_no_other_begin() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.SLOW)
+    assert await shop.auto.run() == 1
+    shop.clock.move(3600)
+    assert await shop.auto.run() == 0
+    (known,) = orders(shop)
+    shop.processor.settle(known.payment_id)
+    await shop.auto.run()
+    assert (await shop.balance(account)).paid == usd("23")
+    assert await shop.topups.running() == []
+
+
+async def test_one_that_was_paid_and_not_credited_charges_nothing_more() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.SLOW)
+    await shop.auto.run()
+    (known,) = orders(shop)
+    shop.processor.settle(known.payment_id)
+    shop.processor.change(known.payment_id, amount=usd("19"))
+    shop.clock.move(3600)
+    for _ in range(3):
+        assert await shop.auto.run() == 0
+        shop.clock.move(3600)
+    assert shop.processor.charges == 1
+    assert len(await shop.credits.uncredited()) == 1
+    assert (await shop.balance(account)).paid == usd("3")
+
+
+async def test_a_round_does_not_close_what_auto_top_up_began() -> None:
+    shop = a_shop()
+    await a_customer(shop)
+    await a_lost_charge(shop, after_acting=False)
+    shop.clock.move(timedelta(hours=5).total_seconds())
+    await shop.credits.reconcile()
+    (known,) = orders(shop)
+    assert known.state is OrderState.OPEN
+    await shop.auto.run()
+    assert shop.processor.charges == 1
+
+
+async def test_one_customers_trouble_is_not_anothers() -> None:
+    shop = a_shop()
+    first, second = await a_customer(shop), await a_customer(shop)
+    broken = f"cus_{first}"
+
+    class Partial(Losing):
+        async def charge(self, order: Any, customer: str, card_id: str) -> Any:
+            if customer == broken:
+                raise ProcessorUnavailable("not this one")
+            return await self._processor.charge(order, customer, card_id)
+
+    shop.auto._processor = Partial(shop.processor, False)  # type: ignore[assignment]
+    await shop.auto.run()
+    assert (await shop.balance(first)).paid == usd("3")
+    assert (await shop.balance(second)).paid == usd("23")
+
+
+async def test_it_is_switched_on_with_a_card_and_a_setting_that_works() -> None:
+    shop = a_shop()
+    account = await shop.account()
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
+    with pytest.raises(Refusal, match="saved card") as refused:
+        await shop.auto.choose(setting)
+    assert refused.value.code is Code.INVALID_VALUE
+    await shop.auto.choose(replace(setting, enabled=False))
+    await shop.card(account)
+    with pytest.raises(Refusal, match="threshold"):
+        await shop.auto.choose(replace(setting, threshold=usd("21")))
+    assert await shop.auto.choose(setting) == setting
+    assert await shop.auto.setting(account) == (setting, Usd(0))
+
+
+async def test_switching_it_on_again_forgets_its_failures() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.DECLINES)
+    await shop.auto.run()
+    await shop.card(account)
+    await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+    assert await shop.auto.run() == 1
+    assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_a_low_balance_is_told_once_per_crossing() -> None:
+    shop = a_shop()
+    account = await shop.account(usd("0.5"))
+    assert await shop.low.run() == 0, "a new account is not low, it is new"
+    _, _ = await shop.bought(account, usd("5"))
+    await shop.deliver_all()
+    assert await shop.low.run() == 0
+    await shop.spend(account, usd("4.51"))
+    assert await shop.low.run() == 1
+    assert await shop.low.run() == 0
+    (mail,) = shop.letters(Letter.LOW_BALANCE)
+    assert mail.facts["balance"] == "0.99"
+    await shop.spend(account, usd("0.5"))
+    assert await shop.low.run() == 0
+    await shop.bought(account, usd("5"))
+    await shop.deliver_all()
+    await shop.spend(account, usd("5"))
+    assert await shop.low.run() == 1
+    assert len(shop.letters(Letter.LOW_BALANCE)) == 2
+
+
+async def test_a_worker_that_dies_after_the_letter_writes_no_second_one() -> None:
+    shop = a_shop()
+    account = await shop.account()
+    await shop.bought(account, usd("5"))
+    await shop.deliver_all()
+    await shop.spend(account, usd("5"))
+    (alarm,) = await shop.alarms.low()
+    await shop.low.run()
+    shop.orders._till.told.clear()  # as if it had never been written down
+    assert await shop.alarms.low() == [alarm]
+    assert await shop.low.run() == 0
+    assert len(shop.letters(Letter.LOW_BALANCE)) == 1
+
+
+def test_the_books_of_a_top_up_are_a_deposit_like_any_other() -> None:
+    async def run() -> list[Kind]:
+        shop = a_shop()
+        await a_customer(shop)
+        await shop.auto.run()
+        return [entry.kind for entry in shop.entries()]
+
+    assert asyncio.run(run()) == [Kind.DEPOSIT, Kind.DEPOSIT]
