@@ -15,16 +15,23 @@ from kyma.accounts import (
     Key,
     Session,
     looks_like_key,
+    shown,
 )
 from kyma.calls import Size
 from kyma.errors import Code, Refusal
-from kyma.money import Usd, usd
+from kyma.flows.throttle import Throttle
+from kyma.keys import EVERY_SCOPE, Scope
+from kyma.money import ZERO, Usd, usd
 from kyma.ports.runtime import Chance, Clock, Digests, Invalidations, Limiter, Passwords, Quota
 from kyma.ports.storage import Accounts, Principal, Principals, StorageUnavailable
+from kyma.throttles import Guarded
 from kyma.tiers import Tier, tier_of
 
 SIGN_UP_CREDIT = usd("0.50")
 SESSION_DAYS = 30
+"""Fixed: a session ends so long after the sign-in, however much it is used."""
+
+MAX_USER_AGENT = 300
 UNAVAILABLE = "The service cannot reach its database. Nothing was charged; try again shortly."
 
 
@@ -38,12 +45,25 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Client:
+    """Who knocks: the address of the connection, and what the program calls itself."""
+
+    address: str = ""
+    user_agent: str = ""
+
+
+NOBODY = Client()
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """What a person gets on registration or sign-in; secrets are shown only here."""
 
     account: Account
     api_key: str | None
     session_token: str
+    is_taken: bool = False
+    """That the address is another account's, for the letter alone: the answer must not tell."""
 
 
 def unavailable() -> Refusal:
@@ -64,8 +84,15 @@ class Access:
         invalidations: Invalidations,
         clock: Clock,
         chance: Chance,
+        throttle: Throttle,
+        *,
+        confirms: bool = False,
     ) -> None:
-        """`principals` may be a remembering one; `accounts` reads fresh."""
+        """`principals` may be a remembering one; `accounts` reads fresh.
+
+        `confirms`: an address is an account's, and earns the sign-up credit, only when its owner
+        has confirmed it by mail. So registering with a taken address looks like any other.
+        """
         self._accounts = accounts
         self._principals = principals
         self._limiter = limiter
@@ -74,29 +101,27 @@ class Access:
         self._invalidations = invalidations
         self._clock = clock
         self._chance = chance
+        self._throttle = throttle
+        self._confirms = confirms
 
-    async def register(self, email: str, password: str, bonus: Usd = SIGN_UP_CREDIT) -> Welcome:
+    async def register(
+        self, email: str, password: str, client: Client = NOBODY, bonus: Usd = SIGN_UP_CREDIT
+    ) -> Welcome:
         """A new account with its first key, a session and the sign-up credit."""
-        _check_password(password)
-        api_key = self._chance.secret("ky-")
-        token = self._chance.secret("ks-")
+        email = _normal(email)
+        await self._throttle.take(Guarded.REGISTER, client.address, email)
+        check_password(password)
         now = self._clock.now()
-        account = Account(
-            self._chance.id(), _normal(email), await self._passwords.hash(password), now
-        )
-        key = Key(
-            self._chance.id(),
-            account.id,
-            "default",
-            self._digests.digest(api_key),
-            api_key[:7],
-            api_key[-4:],
-            now,
-        )
+        hashed = await self._passwords.hash(password)
+        account = Account(self._chance.id(), email, hashed, now, bound=not self._confirms)
+        api_key, token = self._chance.secret("ky-"), self._chance.secret("ks-")
+        digest = self._digests.digest(api_key)
+        key = Key(self._chance.id(), account.id, "default", digest, *shown(api_key), now)
+        session = self._session(account.id, token, client)
+        credit = ZERO if self._confirms else bonus
         try:
-            created = await self._accounts.register(
-                account, key, self._session(account.id, token), bonus
-            )
+            created = await self._accounts.register(account, key, session, credit)
+            taken = self._confirms and await self._accounts.by_email(email) is not None
         except StorageUnavailable as error:
             raise unavailable() from error
         if not created:
@@ -105,29 +130,47 @@ class Access:
                 "An account with this address exists. Sign in with POST /v1/auth/login.",
                 param="email",
             )
-        return Welcome(account, api_key, token)
+        return Welcome(account, api_key, token, taken)
 
-    async def login(self, email: str, password: str) -> Welcome:
+    async def login(self, email: str, password: str, client: Client = NOBODY) -> Welcome:
         """A session for the right password; the answer does not tell which half was wrong."""
+        email = _normal(email)
+        await self._throttle.take(Guarded.LOGIN, client.address, email)
         try:
-            account = await self._accounts.by_email(_normal(email))
+            account = await self._accounts.by_email(email)
             hashed = account.password_hash if account else None
             if not await self._passwords.matches(password, hashed) or account is None:
                 raise Refusal(Code.WRONG_CREDENTIALS, "The address or the password is wrong.")
-            token = self._chance.secret("ks-")
-            await self._accounts.add_session(self._session(account.id, token))
+            token = await self.open_session(account.id, client)
         except StorageUnavailable as error:
             raise unavailable() from error
+        await self._throttle.succeeded(Guarded.LOGIN, client.address, email)
         return Welcome(account, None, token)
 
-    def _session(self, account_id: str, token: str) -> Session:
+    async def open_session(self, account_id: str, client: Client = NOBODY) -> str:
+        """The token of a new session, for somebody who has shown who they are."""
+        token = self._chance.secret("ks-")
+        await self._accounts.add_session(self._session(account_id, token, client))
+        return token
+
+    def _session(self, account_id: str, token: str, client: Client) -> Session:
         now = self._clock.now()
         return Session(
-            account_id, self._digests.digest(token), now, now + timedelta(days=SESSION_DAYS)
+            account_id,
+            self._digests.digest(token),
+            now,
+            now + timedelta(days=SESSION_DAYS),
+            _printable(client.user_agent),
         )
 
-    async def identify(self, secret: str | None) -> Principal:
-        """Whose key or session this is; refuses without a look-up what has no key's form."""
+    async def identify(
+        self, secret: str | None, scope: Scope | None = None, address: str | None = None
+    ) -> Principal:
+        """Whose key or session this is, if it may be used for this and from there.
+
+        Refuses without a look-up what has no key's form. Without a `scope` it must have every
+        one; a key with a list of networks needs the client's `address`.
+        """
         if not secret:
             raise Refusal(
                 Code.MISSING_KEY,
@@ -145,6 +188,23 @@ class Access:
             raise Refusal(
                 Code.INVALID_KEY, "This API key is unknown or revoked. Create one and try again."
             )
+        if principal.until is not None and principal.until <= self._clock.now():
+            raise _over(principal)
+        policy = principal.policy
+        if policy.networks and not policy.admits(address):
+            raise Refusal(
+                Code.ADDRESS_NOT_ALLOWED,
+                f"This API key may not be used from {address or 'an unknown address'}: its owner "
+                "allows it only from certain addresses. Nothing was charged.",
+            )
+        if scope not in policy.scopes and (scope is not None or policy.scopes != EVERY_SCOPE):
+            needed = scope or "every scope"
+            raise Refusal(
+                Code.SCOPE_MISSING,
+                f"This API key may not do this: it needs {needed} and has "
+                f"{', '.join(sorted(policy.scopes))}. Its owner can change that.",
+                details={"scope": scope},
+            )
         return principal
 
     def tier(self, principal: Principal) -> Tier:
@@ -158,6 +218,7 @@ class Access:
 
     async def admit(self, principal: Principal, model: str, size: Size) -> Admission:
         """Count the request against the customer's limits, or refuse it."""
+        check_model(principal, model)
         tier = self.tier(principal)
         tokens = size.likely_input + size.max_output
         if tokens > tier.max_request_tokens:
@@ -201,6 +262,36 @@ class Access:
         return key
 
 
+def check_model(principal: Principal, model: str) -> None:
+    """Refuse a model that the key is not for; a session is for all."""
+    allowed = principal.policy.models
+    if allowed and model not in allowed:
+        raise Refusal(
+            Code.MODEL_NOT_ALLOWED,
+            f"This API key may not use {model}. It may use {', '.join(sorted(allowed))}. "
+            "Nothing was charged.",
+            param="model",
+            details={"allowed_models": sorted(allowed)},
+        )
+
+
+def _over(principal: Principal) -> Refusal:
+    until = f"{principal.until:%Y-%m-%d %H:%M} UTC"
+    if principal.session_id:
+        return Refusal(
+            Code.EXPIRED_KEY,
+            f"This session ended on {until}. Sign in again with POST /v1/auth/login.",
+        )
+    return Refusal(
+        Code.EXPIRED_KEY,
+        f"This API key, or the secret it had before its rotation, stopped to work on {until}.",
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(letter for letter in text if letter.isprintable())[:MAX_USER_AGENT]
+
+
 def _rate_limited(tier: Tier, quota: Quota, model: str = "") -> Refusal:
     reached = {
         "requests": f"{tier.requests_per_minute} requests/minute",
@@ -221,7 +312,8 @@ def _normal(email: str) -> str:
     return email.strip().lower()
 
 
-def _check_password(password: str) -> None:
+def check_password(password: str) -> None:
+    """Refuse a password that is too short, or so long that hashing it would be an attack."""
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise Refusal(
             Code.INVALID_VALUE,
