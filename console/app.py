@@ -15,7 +15,7 @@ if str(Path(__file__).parent.parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from console import signin
-from console.pages import tier_overrides, usage
+from console.pages import money_in, tier_overrides, usage
 from kyma.ports.storage import StorageUnavailable
 
 SECTIONS = {
@@ -25,6 +25,12 @@ SECTIONS = {
             title="Tier overrides",
             icon=":material/tune:",
             url_path="tier-overrides",
+        ),
+        st.Page(
+            money_in.page,
+            title="Money in",
+            icon=":material/payments:",
+            url_path="money-in",
         ),
     ],
     "Figures": [

@@ -12,7 +12,11 @@ from datetime import datetime
 import pandas as pd
 
 from kyma.flows.overrides import CustomerTier
+from kyma.ledger import Flag
+from kyma.mail import State, Trouble
 from kyma.money import decimal_text, number
+from kyma.orders import Uncredited
+from kyma.referrals import Referral
 from kyma.tiers import TIERS, Override, Tier
 from kyma.usage import CacheUsage, CustomerUsage
 
@@ -172,3 +176,56 @@ def _state(decision: Override, place: int, now: datetime) -> str:
     if not decision.in_force(now):
         return "ended"
     return "in force" if place == 0 else "replaced"
+
+
+def uncredited(rows: Sequence[Uncredited]) -> pd.DataFrame:
+    """Payments that were made and not credited, in whatever currency they are."""
+    return pd.DataFrame(
+        {
+            "Paid (UTC)": [row.payment.created_at.strftime(MINUTE) for row in rows],
+            "Amount": [money(row.payment.amount).replace("$", "") for row in rows],
+            "Currency": [row.payment.currency.upper() for row in rows],
+            "Why not": [row.refusal for row in rows],
+            "Payment": [row.payment.id for row in rows],
+            "Account": [row.payment.account_id for row in rows],
+        }
+    )
+
+
+def flags(rows: Sequence[Flag]) -> pd.DataFrame:
+    """Accounts that got more back than was left of what they bought."""
+    return pd.DataFrame(
+        {
+            "When (UTC)": [row.flagged_at.strftime(MINUTE) for row in rows],
+            "Our loss": [money(row.amount) for row in rows],
+            "Reason": [row.reason for row in rows],
+            "Account": [row.account_id for row in rows],
+        }
+    )
+
+
+def letters(rows: Sequence[Trouble]) -> pd.DataFrame:
+    """Letters that did not go, or of which nobody knows; an old one has lost its address."""
+    outcome = {State.GIVEN_UP: "not sent", State.UNKNOWN: "not known"}
+    return pd.DataFrame(
+        {
+            "When (UTC)": [row.ended_at.strftime(MINUTE) for row in rows],
+            "Letter": [row.letter.value.replace("_", " ") for row in rows],
+            "To": [row.to for row in rows],
+            "Outcome": [outcome[row.state] for row in rows],
+            "Tries": [row.tries for row in rows],
+            "Last error": [row.error for row in rows],
+        }
+    )
+
+
+def referrals(rows: Sequence[Referral]) -> pd.DataFrame:
+    """Whom a customer sent, and how much those have used."""
+    return pd.DataFrame(
+        {
+            "Since (UTC)": [row.created_at.strftime(MINUTE) for row in rows],
+            "State": [row.state.value for row in rows],
+            "Tokens": [f"{row.tokens:,}" for row in rows],
+            "Referred account": [row.referred_id for row in rows],
+        }
+    )

@@ -15,8 +15,12 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
+from kyma.flows.referrals import Referrals
 from kyma.flows.signin import OperatorSignIn
+from kyma.ports.billing import Orders
+from kyma.ports.mail import Mails
 from kyma.ports.runtime import Clock
 from kyma.ports.storage import Reports, StorageUnavailable
 
@@ -37,6 +41,10 @@ class Console:
     signin: OperatorSignIn
     reports: Reports
     clock: Clock
+    limits_asked: HigherLimits
+    referrals: Referrals
+    orders: Orders
+    mails: Mails
 
 
 def console() -> Console:
@@ -77,6 +85,10 @@ def _service() -> Console:
             signin=container.operator_sign_in(),
             reports=container.reports(),
             clock=container.clock(),
+            limits_asked=container.higher_limits(),
+            referrals=container.referrals(),
+            orders=container.orders(),
+            mails=container.mails(),
         )
 
     return run(connect())

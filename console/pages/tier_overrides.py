@@ -1,10 +1,10 @@
-"""Tier overrides: find a customer, see where their tier comes from, decide it by hand."""
+"""Tier overrides: who asks for one, and any customer's tier, decided by hand."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from console import decisions, frames, wiring
+from console import asked, decisions, frames, referred, wiring
 from console.words import plain
 from kyma.accounts import Account
 from kyma.errors import Refusal
@@ -15,13 +15,14 @@ FOUND_AT_MOST = 20
 
 
 def page() -> None:
-    """Find, show, grant, revoke, history."""
+    """Open requests; find, show, grant, revoke, history."""
     st.title("Tier overrides")
     st.caption(
         "A tier follows lifetime deposits. An override puts a customer on another one, "
         "from their next request until it ends or is revoked."
     )
     decisions.say_what_was_done()
+    asked.open_requests()
     account = _chosen()
     if account is None:
         return
@@ -37,6 +38,7 @@ def page() -> None:
     with right:
         decisions.revoke_form(customer)
     _show_history(customer)
+    referred.section(customer)
 
 
 def _chosen() -> Account | None:

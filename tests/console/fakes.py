@@ -8,6 +8,10 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from adapters.memory.billing import MemoryOrders, MemoryTill
+from adapters.memory.limit_requests import MemoryLimitRequests
+from adapters.memory.mail import MemoryMails
+from adapters.memory.referrals import MemoryReferrals
 from adapters.memory.reports import MemoryReports
 from adapters.memory.runtime import MemoryChance, MemoryClock, MemoryInvalidations, MemoryPasswords
 from adapters.memory.storage import (
@@ -20,7 +24,9 @@ from adapters.memory.storage import (
 from console import signin
 from console.wiring import BUNDLE, Console
 from kyma.accounts import Account
+from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
+from kyma.flows.referrals import Referrals
 from kyma.flows.signin import OperatorSignIn
 from kyma.money import ZERO, usd
 from tests.builders import a_key, a_session, an_account, new_id
@@ -48,10 +54,26 @@ class World:
         )
         self.signin = OperatorSignIn(MemoryOperators(store), MemoryPasswords(), self.clock)
         self.reports = MemoryReports(store.records, store.accounts)
+        self.mails = MemoryMails(self.clock.now)
+        self.requests = MemoryLimitRequests(store)
+        self.limits_asked = HigherLimits(self.requests, self.overrides, self.mails, self.chance)
+        self.referral_book = MemoryReferrals(store)
+        self.referrals = Referrals(self.referral_book, self.chance)
+        self.till = MemoryTill(store)
+        self.orders = MemoryOrders(self.till)
 
     @property
     def console(self) -> Console:
-        return Console(self.overrides, self.signin, self.reports, self.clock)
+        return Console(
+            self.overrides,
+            self.signin,
+            self.reports,
+            self.clock,
+            self.limits_asked,
+            self.referrals,
+            self.orders,
+            self.mails,
+        )
 
     async def customer(self, email: str, deposits: str = "0") -> Account:
         account = an_account(email)

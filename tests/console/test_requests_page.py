@@ -1,0 +1,270 @@
+"""Open requests on the override page, referrals below a customer, and the page of troubles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from console.asked import SHOWN
+from kyma.accounts import Account
+from kyma.ledger import Flag
+from kyma.limit_requests import LimitRequest
+from kyma.limit_requests import State as Answer
+from kyma.mail import Letter, Mail, State
+from kyma.money import usd
+from kyma.orders import OrderState, Ruling
+from kyma.payments import Payment, PaymentState
+from kyma.ports.storage import StorageUnavailable
+from kyma.referrals import State as Referred
+from tests.builders import new_id
+from tests.console.fakes import OPERATOR, World, page_of
+
+OVERRIDES = "from console.pages.tier_overrides import page\npage()"
+MONEY = "from console.pages.money_in import page\npage()"
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def said(elements: Iterable[Any]) -> list[str]:
+    return [element.value.replace("\\", "") for element in elements]
+
+
+def asks(world: World, email: str, company: str = "Example GmbH") -> LimitRequest:
+    account = asyncio.run(world.customer(email))
+    use, load = "support\ntickets, *many*", "250 a minute"
+    return asyncio.run(world.limits_asked.ask(account.id, company, use, load))
+
+
+def press(app: AppTest, key: str) -> AppTest:
+    app.button(key=key).click()
+    return app.run()
+
+
+def headings(app: AppTest) -> list[str]:
+    return said(app.subheader)
+
+
+def test_without_requests_nothing_is_said_of_them(world: World) -> None:
+    app = page_of(world, OVERRIDES).run()
+    assert not app.exception
+    assert not app.expander
+    assert headings(app) == []
+
+
+def test_open_requests_are_shown_oldest_first_with_all_they_say(world: World) -> None:
+    asks(world, "ada@example.com", "Old & Sons **bold**")
+    world.clock.move(60)
+    asks(world, "grace@example.com")
+    app = page_of(world, OVERRIDES).run()
+    assert not app.exception
+    assert headings(app)[0] == "Open requests: 2"
+    titles = [drawer.label.replace("\\", "") for drawer in app.expander]
+    assert titles == [
+        "**Old & Sons **bold**** · ada@example.com · 2026-05-17 12:00 UTC",
+        "**Example GmbH** · grace@example.com · 2026-05-17 12:01 UTC",
+    ]
+    assert r"\*\*bold\*\*" in app.expander[0].label
+    assert [text.value for text in app.expander[1].text] == [
+        "support\ntickets, *many*",
+        "250 a minute",
+    ]
+
+
+def test_approving_grants_the_tier_and_tells_the_customer(world: World) -> None:
+    request = asks(world, "ada@example.com")
+    app = page_of(world, OVERRIDES).run()
+    form = f"approve-{request.id}"
+    assert app.selectbox(key=f"level-{form}").value == 4
+    app.selectbox(key=f"level-{form}").select(3)
+    app.date_input(key=f"day-{form}").set_value(date(2026, 7, 1))
+    app.text_area(key=f"reason-{form}").input("pilot")
+    press(app, f"submit-{form}")
+    assert not app.exception
+    assert said(app.success) == [
+        "ada@example.com is on Tier 3 from the next request, and is told by mail."
+    ]
+    assert not app.expander
+    (override,) = world.store.overrides
+    assert (override.account_id, override.level, override.operator) == (
+        request.account_id,
+        3,
+        OPERATOR,
+    )
+    assert override.until == datetime(2026, 7, 1, tzinfo=UTC)
+    assert world.invalidations.forgotten == [request.account_id]
+    (letter,) = world.mails.rows.values()
+    assert (letter.letter, letter.to) == (Letter.TIER_GRANTED, "ada@example.com")
+    assert dict(letter.facts) == {
+        "tier": "Tier 3",
+        "until": "2026-07-01 00:00 UTC",
+        "reason": "pilot",
+    }
+
+
+def test_declining_needs_a_reason_and_changes_no_tier(world: World) -> None:
+    request = asks(world, "ada@example.com")
+    app = page_of(world, OVERRIDES).run()
+    form = f"decline-{request.id}"
+    press(app, f"submit-{form}")
+    assert said(app.error) == ["Give a reason of 3 to 500 characters."]
+    assert world.requests.requests[request.id].state is Answer.OPEN
+    app.text_area(key=f"reason-{form}").input("not with this load")
+    press(app, f"submit-{form}")
+    assert not app.exception
+    assert said(app.success) == [
+        "The request of ada@example.com is declined, and they are told by mail."
+    ]
+    assert world.store.overrides == []
+    assert world.requests.operators == {request.id: OPERATOR}
+    (letter,) = world.mails.rows.values()
+    assert (letter.letter, dict(letter.facts)) == (
+        Letter.TIER_DECLINED,
+        {"reason": "not with this load"},
+    )
+
+
+def test_an_answer_that_comes_second_is_said_in_a_sentence(world: World) -> None:
+    request = asks(world, "ada@example.com")
+    app = page_of(world, OVERRIDES).run()
+    form = f"approve-{request.id}"
+    app.text_area(key=f"reason-{form}").input("pilot")
+    app.button(key=f"submit-{form}").click()
+    # Between the page and the press, somebody else answers.
+    late = LateAnswer(world, request)
+    app.session_state["console"] = replace(world.console, limits_asked=late)
+    app.run()
+    assert not app.exception
+    assert said(app.error) == ["This request has been answered by somebody else meanwhile."]
+    assert world.store.overrides == []
+
+
+class LateAnswer:
+    """The flow, before which another operator answers."""
+
+    def __init__(self, world: World, request: LimitRequest) -> None:
+        self._world = world
+        self._request = request
+
+    async def waiting(self) -> list[LimitRequest]:
+        return [self._request]
+
+    async def approve(self, *given: Any) -> Any:
+        await self._world.limits_asked.decline(self._request, "not now", "nils")
+        return await self._world.limits_asked.approve(*given)
+
+
+def test_more_requests_than_a_page_holds_are_counted(world: World) -> None:
+    for number in range(SHOWN + 2):
+        asks(world, f"customer{number}@example.com")
+    app = page_of(world, OVERRIDES).run()
+    assert len(app.expander) == SHOWN
+    assert "2 more follow when these are answered." in said(app.caption)
+
+
+def sent_by(world: World, customer: Account) -> str:
+    """A pending referral of a customer; the referred account."""
+    referred = asyncio.run(world.customer(f"{new_id()[:8]}@example.com")).id
+    asyncio.run(world.referral_book.add(new_id(), customer.id, referred))
+    return referred
+
+
+def test_a_referral_can_be_voided_once_and_with_a_reason(world: World) -> None:
+    customer = asyncio.run(world.customer("ada@example.com"))
+    referred = sent_by(world, customer)
+    app = page_of(world, OVERRIDES).run()
+    app.text_input(key="customer").input("ada@")
+    app.run()
+    assert "Referrals" in headings(app)
+    assert list(app.dataframe[0].value["State"]) == ["pending"]
+    next(area for area in app.text_area if (area.key or "").startswith("reason-void")).input("bot")
+    next(button for button in app.button if button.label == "Void").click()
+    app.run()
+    assert not app.exception
+    assert said(app.success) == [f"The referral of account {referred} is void."]
+    (referral,) = world.referral_book.referrals.values()
+    assert referral.state is Referred.VOID
+    assert list(world.referral_book.voided.values()) == [(OPERATOR, "bot")]
+    assert "Void" not in [button.label for button in app.button]
+
+
+def test_a_customer_who_sent_nobody_has_no_referrals(world: World) -> None:
+    asyncio.run(world.customer("ada@example.com"))
+    app = page_of(world, OVERRIDES).run()
+    app.text_input(key="customer").input("ada@")
+    app.run()
+    assert not app.exception
+    assert "Referrals" not in headings(app)
+
+
+def test_when_everything_is_well_each_list_says_so(world: World) -> None:
+    app = page_of(world, MONEY).run()
+    assert not app.exception
+    assert {metric.label: metric.value for metric in app.metric} == {
+        "Paid, not credited": "0",
+        "Flagged accounts": "0",
+        "Letters that did not go": "0",
+    }
+    assert len(app.success) == 3
+    assert not app.dataframe
+
+
+def test_what_needs_a_person_is_listed(world: World) -> None:
+    account = asyncio.run(world.customer("ada@example.com"))
+    payment = Payment(
+        "pi_1", new_id(), account.id, "cus_1", usd("20"), "eur", PaymentState.PAID,
+        world.clock.now(),
+    )  # fmt: skip
+    ruling = Ruling(payment, None, OrderState.REFUSED, refusal="it is in EUR")
+    asyncio.run(world.orders.book(ruling))
+    world.store.flags.append(Flag(new_id(), account.id, usd("3.5"), "dispute", world.clock.now()))
+    asyncio.run(lose_a_letter(world))
+    app = page_of(world, MONEY).run()
+    assert not app.exception
+    assert [metric.value for metric in app.metric] == ["1", "1", "1"]
+    paid, flagged, letters = (table.value.iloc[0].to_dict() for table in app.dataframe)
+    assert (paid["Amount"], paid["Currency"], paid["Why not"], paid["Payment"]) == (
+        "20.00",
+        "EUR",
+        "it is in EUR",
+        "pi_1",
+    )
+    assert (flagged["Our loss"], flagged["Account"]) == ("$3.50", account.id)
+    assert letters == {
+        "When (UTC)": "2026-05-17 12:00",
+        "Letter": "low balance",
+        "To": "ada@example.com",
+        "Outcome": "not sent",
+        "Tries": 1,
+        "Last error": "550 no such mailbox",
+    }
+
+
+async def lose_a_letter(world: World) -> None:
+    mail = Mail("low/1", "ada@example.com", Letter.LOW_BALANCE, {"balance": "0.5"})
+    await world.mails.post(mail)
+    await world.mails.claim("a", 60)
+    await world.mails.end("low/1", "a", State.GIVEN_UP, "550 no such mailbox")
+
+
+class Away:
+    """Orders whose database is gone."""
+
+    async def uncredited(self, limit: int) -> Any:
+        raise StorageUnavailable("away")
+
+
+def test_a_database_that_is_away_is_not_taken_for_an_empty_list(world: World) -> None:
+    app = page_of(world, MONEY)
+    app.session_state["console"] = replace(world.console, orders=Away())  # type: ignore[arg-type]
+    app.run()
+    assert app.exception
+    assert not app.success

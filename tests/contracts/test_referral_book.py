@@ -1,0 +1,333 @@
+"""The contract of referrals, on memory and on real Postgres alike; and rewards that survive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.memory.referrals import MemoryReferrals
+from adapters.memory.runtime import MemoryChance
+from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
+from adapters.postgres.accounts import PostgresAccounts
+from adapters.postgres.ledger import PostgresLedger
+from adapters.postgres.referrals import PostgresReferrals
+from adapters.postgres.units import PostgresUnits
+from kyma.flows.referrals import Referrals, Rewards
+from kyma.ledger import Kind, Outcome, Resolution
+from kyma.money import ZERO, Usd, usd
+from kyma.ports.storage import Accounts, Ledger
+from kyma.referrals import REWARD, TOKENS_TO_VERIFY, Side, State, Tally, entry_id
+from kyma.usage import Usage
+from tests.builders import a_key, a_record, a_session, an_account, new_id
+
+HOUR_S = 3600.0
+EVERY_S, LAG_S = 600, 120
+
+
+@dataclass
+class Book:
+    """Both ports under test with a ledger; `pass_time` makes everything so much older."""
+
+    referrals: MemoryReferrals | PostgresReferrals
+    accounts: Accounts
+    ledger: Ledger
+    pass_time: Callable[[float], Awaitable[None]]
+
+    async def account(self, email: str | None = None, *, bound: bool = True) -> str:
+        account = an_account(email)
+        if not bound:
+            account = type(account)(
+                account.id, account.email, account.password_hash, account.created_at, bound=False
+            )
+        assert await self.accounts.register(account, a_key(account), a_session(account), usd("9"))
+        return account.id
+
+    async def referral(self) -> tuple[str, str, str]:
+        """Id, referrer, referred."""
+        id, referrer, referred = new_id(), await self.account(), await self.account()
+        assert await self.referrals.add(id, referrer, referred) is True
+        return id, referrer, referred
+
+    async def use(self, account_id: str, tokens: int) -> None:
+        """A served request of so many tokens, spread over every bucket."""
+        id, rest = new_id(), tokens - 4 * (tokens // 5)
+        usage = Usage(tokens // 5, tokens // 5, tokens // 5, tokens // 5, rest)
+        assert (await self.ledger.hold(id, account_id, Usd(10), 60)).outcome is Outcome.DONE
+        record = a_record(account_id, id, usage=usage)
+        await self.ledger.resolve(Resolution(id, Kind.SETTLE, Usd(1), ZERO), record)
+
+    async def count(self) -> None:
+        """Count until there is nothing to count."""
+        while await self.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S):
+            pass
+
+    async def promo(self, account_id: str) -> Usd:
+        return (await self.ledger.balance(account_id)).promo
+
+    @property
+    def rewards(self) -> Rewards:
+        return Rewards(self.referrals, self.ledger)
+
+
+@pytest.fixture
+def memory_book() -> Book:
+    offset = [0.0]
+    store = MemoryStore(now=lambda: datetime.now(UTC) + timedelta(seconds=offset[0]))
+
+    async def pass_time(seconds: float) -> None:
+        offset[0] += seconds
+
+    return Book(MemoryReferrals(store), MemoryAccounts(store), MemoryLedger(store), pass_time)
+
+
+@pytest_asyncio.fixture
+async def postgres_book(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits
+) -> AsyncIterator[Book]:
+    async def pass_time(seconds: float) -> None:
+        """Records are append-only, so for this the trigger is switched off."""
+        moved = ", ".join(
+            f"{column} = {column} - make_interval(secs => :by)"
+            for column in ("created_at", "counted_until", "verified_at", "paid_at")
+        )
+        records = "UPDATE usage_records SET created_at = created_at - make_interval(secs => :by)"
+        async with postgres_units.unit() as connection:
+            await connection.execute(text("ALTER TABLE usage_records DISABLE TRIGGER USER"))
+            await connection.execute(text(f"UPDATE referrals SET {moved}"), {"by": seconds})
+            await connection.execute(text(records), {"by": seconds})
+            await connection.execute(text("ALTER TABLE usage_records ENABLE TRIGGER USER"))
+
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    accounts = PostgresAccounts(postgres_units)
+    yield Book(PostgresReferrals(postgres_units), accounts, ledger, pass_time)
+    await ledger.close()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def book(request: pytest.FixtureRequest) -> Book:
+    """Synchronous, so that the servers start outside of any event loop."""
+    found: Book = request.getfixturevalue(f"{request.param}_book")
+    return found
+
+
+async def test_an_account_keeps_its_first_code(book: Book) -> None:
+    account = await book.account()
+    assert await book.referrals.code(account, "aaaaaaaaaa") == "aaaaaaaaaa"
+    assert await book.referrals.code(account, "bbbbbbbbbb") == "aaaaaaaaaa"
+
+
+async def test_a_code_that_is_anothers_is_not_given_again(book: Book) -> None:
+    await book.referrals.code(await book.account(), "aaaaaaaaaa")
+    other = await book.account()
+    assert await book.referrals.code(other, "aaaaaaaaaa") is None
+    assert await book.referrals.code(other, "bbbbbbbbbb") == "bbbbbbbbbb"
+
+
+async def test_proposals_at_once_end_in_one_code(book: Book) -> None:
+    account = await book.account()
+    codes = [f"{number:010x}" for number in range(10)]
+    found = await asyncio.gather(*(book.referrals.code(account, code) for code in codes))
+    assert len(set(found)) == 1
+
+
+async def test_a_code_leads_to_its_owner(book: Book) -> None:
+    account = await book.account("ada@example.com")
+    await book.referrals.code(account, "aaaaaaaaaa")
+    owner = await book.referrals.owner("aaaaaaaaaa")
+    assert owner is not None
+    assert (owner.account_id, owner.email) == (account, "ada@example.com")
+    assert await book.referrals.owner("bbbbbbbbbb") is None
+
+
+async def test_an_account_has_one_referrer_for_ever(book: Book) -> None:
+    id, referrer, referred = await book.referral()
+    other = await book.account()
+    assert await book.referrals.add(new_id(), other, referred) is False
+    assert await book.referrals.void(id, "olga", "a bot") is True
+    assert await book.referrals.add(new_id(), other, referred) is False
+    assert await book.referrals.tally(referrer) == Tally(void=1)
+
+
+async def test_of_many_referrers_at_once_one_counts(book: Book) -> None:
+    referred, others = await book.account(), [await book.account() for _ in range(5)]
+    added = await asyncio.gather(
+        *(book.referrals.add(new_id(), other, referred) for other in others)
+    )
+    assert sorted(added) == [False] * 4 + [True]
+
+
+async def test_an_account_sees_those_it_sent_newest_first(book: Book) -> None:
+    referrer = await book.account()
+    ids = [new_id() for _ in range(3)]
+    for id in ids:
+        assert await book.referrals.add(id, referrer, await book.account())
+        await book.pass_time(1)
+    found = await book.referrals.made_by(referrer)
+    assert [referral.id for referral in found] == ids[::-1]
+    assert {referral.state for referral in found} == {State.PENDING}
+    assert len(await book.referrals.made_by(referrer, limit=2)) == 2
+    assert await book.referrals.made_by(await book.account()) == []
+
+
+async def test_tokens_add_up_over_counts_and_each_is_counted_once(book: Book) -> None:
+    _, referrer, referred = await book.referral()
+    for tokens in (400_000, 300_000):
+        await book.use(referred, tokens)
+        await book.pass_time(HOUR_S)
+        await book.count()
+        await book.count()
+    (referral,) = await book.referrals.made_by(referrer)
+    assert (referral.tokens, referral.state) == (700_000, State.PENDING)
+
+
+async def test_a_referral_is_verified_by_the_count_that_reaches_the_million(book: Book) -> None:
+    _, referrer, referred = await book.referral()
+    await book.use(referred, TOKENS_TO_VERIFY - 1)
+    await book.pass_time(HOUR_S)
+    await book.count()
+    assert (await book.referrals.tally(referrer)).verified == 0
+    await book.use(referred, 1)
+    await book.pass_time(HOUR_S)
+    await book.count()
+    (referral,) = await book.referrals.made_by(referrer)
+    assert (referral.tokens, referral.state) == (TOKENS_TO_VERIFY, State.VERIFIED)
+    assert referral.verified_at is not None
+
+
+async def test_what_is_younger_than_the_lag_waits_for_the_next_count(book: Book) -> None:
+    _, referrer, referred = await book.referral()
+    await book.pass_time(HOUR_S)
+    await book.use(referred, 100)
+    await book.count()
+    assert (await book.referrals.made_by(referrer))[0].tokens == 0
+    await book.pass_time(EVERY_S + 1)
+    await book.count()
+    assert (await book.referrals.made_by(referrer))[0].tokens == 100
+
+
+async def test_an_account_is_not_counted_more_often_than_asked(book: Book) -> None:
+    await book.referral()
+    assert await book.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S) == 0
+    await book.pass_time(EVERY_S + 1)
+    assert await book.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S) == 1
+    assert await book.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S) == 0
+
+
+async def test_a_week_of_use_is_counted_hour_by_hour_and_comes_to_the_same(book: Book) -> None:
+    _, referrer, referred = await book.referral()
+    for _ in range(4):
+        await book.use(referred, 1000)
+        await book.pass_time(40 * HOUR_S)
+    rounds = 0
+    while await book.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S):
+        rounds += 1
+    assert rounds > 1
+    assert (await book.referrals.made_by(referrer))[0].tokens == 4000
+
+
+async def test_a_count_does_not_pass_over_those_beyond_its_limit(book: Book) -> None:
+    referrals = [await book.referral() for _ in range(5)]
+    for _, _, referred in referrals:
+        await book.use(referred, 10)
+    await book.pass_time(HOUR_S)
+    while await book.referrals.count(TOKENS_TO_VERIFY, EVERY_S, LAG_S, limit=2):
+        pass
+    for _, referrer, _ in referrals:
+        assert (await book.referrals.made_by(referrer))[0].tokens == 10
+
+
+async def test_an_address_that_nobody_has_confirmed_verifies_nothing(book: Book) -> None:
+    referrer, referred = await book.account(), await book.account(bound=False)
+    await book.referrals.add(new_id(), referrer, referred)
+    await book.use(referred, TOKENS_TO_VERIFY)
+    await book.pass_time(HOUR_S)
+    await book.count()
+    (referral,) = await book.referrals.made_by(referrer)
+    assert (referral.tokens, referral.state) == (TOKENS_TO_VERIFY, State.PENDING)
+
+
+async def test_a_void_referral_is_neither_counted_nor_rewarded(book: Book) -> None:
+    id, referrer, referred = await book.referral()
+    assert await book.referrals.void(id, "olga", "a bot") is True
+    assert await book.referrals.void(id, "olga", "a bot") is False
+    await book.use(referred, TOKENS_TO_VERIFY)
+    await book.pass_time(HOUR_S)
+    assert (await book.rewards.run(EVERY_S, LAG_S)).paid == 0
+    assert await book.promo(referrer) == usd("9")
+
+
+async def test_both_sides_are_rewarded_once_however_often_it_runs(book: Book) -> None:
+    _, referrer, referred = await book.referral()
+    await book.use(referred, TOKENS_TO_VERIFY)
+    before = await book.promo(referred)
+    await book.pass_time(HOUR_S)
+    runs = [await book.rewards.run(EVERY_S, LAG_S) for _ in range(3)]
+    assert [run.paid for run in runs] == [1, 0, 0]
+    assert await book.promo(referrer) == usd("9") + REWARD
+    assert await book.promo(referred) == before + REWARD
+    (referral,) = await book.referrals.made_by(referrer)
+    assert referral.paid_at is not None
+    assert await book.referrals.void(referral.id, "olga", "too late") is False
+
+
+async def test_runs_at_once_reward_once(book: Book) -> None:
+    pairs = [await book.referral() for _ in range(4)]
+    for _, _, referred in pairs:
+        await book.use(referred, TOKENS_TO_VERIFY)
+    await book.pass_time(HOUR_S)
+    await asyncio.gather(*(book.rewards.run(EVERY_S, LAG_S) for _ in range(4)))
+    for _, referrer, _ in pairs:
+        assert await book.promo(referrer) == usd("9") + REWARD
+    assert (await book.ledger.health()).sound
+
+
+@pytest.mark.parametrize("given", [(), (Side.REFERRER,), (Side.REFERRED,), tuple(Side)])
+async def test_a_run_that_died_between_the_rewards_is_gone_on_with(
+    book: Book, given: tuple[Side, ...]
+) -> None:
+    """Dead after it was verified, after one reward or the other, or before it was marked."""
+    id, referrer, referred = await book.referral()
+    await book.use(referred, TOKENS_TO_VERIFY)
+    await book.pass_time(HOUR_S)
+    await book.count()
+    left = await book.promo(referred)
+    owners = {Side.REFERRER: referrer, Side.REFERRED: referred}
+    for side in given:
+        reason = f"referral, {side.value}"
+        await book.ledger.grant(entry_id(id, side), owners[side], REWARD, reason)
+    assert (await book.rewards.run(EVERY_S, LAG_S)).paid == 1
+    assert await book.promo(referrer) == usd("9") + REWARD
+    assert await book.promo(referred) == left + REWARD
+
+
+async def test_a_reward_that_the_ledger_refuses_is_told_and_holds_up_no_other(book: Book) -> None:
+    pairs = [await book.referral() for _ in range(2)]
+    for _, _, referred in pairs:
+        await book.use(referred, TOKENS_TO_VERIFY)
+    await book.pass_time(HOUR_S)
+    (stuck, _, _), (_, referrer, _) = pairs
+    # Something else has the entry's id: a mistake of ours, which must not be taken for a reward.
+    await book.ledger.grant(entry_id(stuck, Side.REFERRER), referrer, usd("7"), "a mistake")
+    run = await book.rewards.run(EVERY_S, LAG_S)
+    assert (run.paid, run.stuck) == (1, (stuck,))
+    assert await book.promo(referrer) == usd("9") + usd("7") + REWARD
+
+
+async def test_ones_own_code_and_another_spelling_of_oneself_refer_nobody(book: Book) -> None:
+    flow = Referrals(book.referrals, MemoryChance())
+    ada = await book.account("ada.lovelace@gmail.com")
+    code = (await flow.mine(ada)).code
+    tagged = await book.account("adalovelace+2@googlemail.com")
+    grace = await book.account("grace@example.com")
+    assert await flow.attach(ada, "ada.lovelace@gmail.com", code) is False
+    assert await flow.attach(tagged, "adalovelace+2@googlemail.com", code) is False
+    assert await flow.attach(grace, "grace@example.com", code) is True
+    assert await flow.attach(grace, "grace@example.com", code) is False
+    assert (await flow.mine(ada)).tally == Tally(pending=1)
