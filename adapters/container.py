@@ -7,17 +7,42 @@ import asyncio
 import structlog
 from dependency_injector import containers, providers
 
+from adapters.alerts import LogBillingAlerts
 from adapters.http.app import Gateway, Parts
+from adapters.http.billing import Sales
+from adapters.http.federation import CALLBACK
+from adapters.http.identity import Ways
+from adapters.http.pages import BACK
 from adapters.http.public import Public
 from adapters.http.receipts import Books
 from adapters.http.text import Limits
+from adapters.identity.google import GoogleIdentity
+from adapters.mail.folder import FolderCarrier
+from adapters.mail.message import sender_of
+from adapters.mail.render import JinjaPrinter
+from adapters.mail.smtp import Security, Server, SmtpCarrier
+from adapters.payments.stripe import StripePayments
 from adapters.postgres.accounts import PostgresAccounts, PostgresOperators, PostgresOverrides
+from adapters.postgres.identity import (
+    PostgresAuthorizationCodes,
+    PostgresDeviceCodes,
+    PostgresIdentities,
+    PostgresLinks,
+)
+from adapters.postgres.keys import PostgresKeys, PostgresSignIns
 from adapters.postgres.ledger import PostgresLedger
+from adapters.postgres.limit_requests import PostgresLimitRequests
+from adapters.postgres.mail import PostgresMails
 from adapters.postgres.once import PostgresClaims
+from adapters.postgres.orders import PostgresNotices, PostgresOrders
 from adapters.postgres.probes import PostgresProbes
 from adapters.postgres.receipts import PostgresReceipts
+from adapters.postgres.referrals import PostgresReferrals
 from adapters.postgres.reports import PostgresReports
+from adapters.postgres.statements import PostgresStatements
+from adapters.postgres.topups import PostgresAlarms, PostgresTopUps
 from adapters.postgres.units import PostgresUnits, make_engine
+from adapters.redis.attempts import RedisAttempts
 from adapters.redis.client import make_redis
 from adapters.redis.conversations import RedisConversations
 from adapters.redis.health import SharedHealth
@@ -32,17 +57,35 @@ from adapters.upstreams.probes import ProviderProbes
 from adapters.upstreams.providers import Endpoint, enabled
 from adapters.upstreams.transport import Timeouts, Transport
 from adapters.vault import AesVault
+from adapters.workers.queue import ArqBell
 from kyma.catalog.embeddings import EMBEDDING_MODELS
 from kyma.catalog.model import Catalogue, Model
 from kyma.catalog.text import ALIASES, TEXT_MODELS
 from kyma.flows.access import Access
+from kyma.flows.authorize import Authorize
 from kyma.flows.billing import Billing
 from kyma.flows.chat import Chat
+from kyma.flows.credits import Credits
+from kyma.flows.devices import Devices
+from kyma.flows.federation import Federation
 from kyma.flows.keys import KeySettings
+from kyma.flows.limit_requests import HigherLimits
+from kyma.flows.links import MailLinks
+from kyma.flows.newcomers import Newcomers
 from kyma.flows.once import Once
 from kyma.flows.overrides import TierOverrides
+from kyma.flows.post import Delivery, PromptOutbox
 from kyma.flows.quote import Quotes
+from kyma.flows.referrals import Referrals, Rewards
+from kyma.flows.sessions import Sessions
 from kyma.flows.signin import OperatorSignIn
+from kyma.flows.throttle import Throttle
+from kyma.flows.till import Till
+from kyma.flows.topup import AutoTopUps, LowBalances
+from kyma.identity import Client
+from kyma.ports.billing import Statements
+from kyma.ports.mail import Carrier
+from kyma.ports.runtime import Chance, Digests
 from kyma.ports.storage import Accounts, StorageUnavailable
 
 log = structlog.get_logger("kyma")
@@ -61,6 +104,61 @@ def make_timeouts(settings: Settings) -> Timeouts:
         settings.chunk_timeout_s,
         settings.answer_timeout_s,
     )
+
+
+def make_carrier(settings: Settings) -> Carrier:
+    """The mail server as set, or the folder that stands in for one."""
+    sender = sender_of(settings.mail_from)
+    if not settings.smtp_host:
+        return FolderCarrier(settings.data_dir / "mail", sender)
+    server = Server(
+        settings.smtp_host,
+        settings.smtp_port,
+        Security(settings.smtp_security),
+        settings.smtp_user,
+        settings.smtp_password.get_secret_value(),
+    )
+    return SmtpCarrier(server, sender)
+
+
+def make_clients(settings: Settings) -> dict[str, Client]:
+    """The applications that are registered."""
+    return {
+        id: Client(id, client.name, client.redirect_uris)
+        for id, client in settings.oauth_clients.items()
+    }
+
+
+def make_processor(settings: Settings, clock: SystemClock) -> StripePayments:
+    """Stripe; only where billing is on."""
+    return StripePayments(
+        settings.stripe_secret_key.get_secret_value(),
+        settings.stripe_webhook_secret.get_secret_value(),
+        now=clock.now,
+        api_base=settings.stripe_api_base,
+        tax=settings.stripe_tax,
+    )
+
+
+def make_ways(
+    settings: Settings,
+    access: Access,
+    sessions: Sessions,
+    devices: Devices,
+    authorize: Authorize,
+    links: MailLinks,
+    federation: Federation,
+    digests: Digests,
+    chance: Chance,
+    sales: Sales | None,
+) -> Ways:
+    """The ways in besides a key, and the way back from paying."""
+    is_set = bool(settings.google_client_id)
+    return Ways(
+        settings.base_url, access, sessions, devices, authorize, links,
+        federation if is_set else None, digests, chance,
+        None if sales is None else sales.state_of,
+    )  # fmt: skip
 
 
 def make_catalogue(local: tuple[Model, ...], endpoints: dict[str, Endpoint]) -> Catalogue:
@@ -85,9 +183,16 @@ def make_gateway(
     once: Once,
     books: Books,
     keys: KeySettings,
+    sessions: Sessions,
     board: SharedHealth,
     probes: PostgresProbes,
     pulse: Pulse,
+    limits_asked: HigherLimits,
+    referrals: Referrals,
+    newcomers: Newcomers,
+    ways: Ways,
+    statements: Statements,
+    sales: Sales | None,
 ) -> Gateway:
     """The HTTP application over these parts."""
 
@@ -103,11 +208,12 @@ def make_gateway(
                 settings.body_limit_bytes, settings.body_timeout_s, settings.keepalive_s,
                 settings.request_timeout_s + HOLD_MARGIN_S,
             ),
-            ready, once, books, keys,
+            ready, once, books, keys, sessions,
             Public(
                 settings.base_url, board, probes,
                 {"redis": pulse.redis_answers, "worker": pulse.worker_beats},
             ),
+            limits_asked, referrals, newcomers, ways, statements, sales,
         )
     )  # fmt: skip
 
@@ -142,6 +248,10 @@ class Container(containers.DeclarativeContainer):
         providers.Callable(lambda ms: ms / 1000, settings.provided.redis_timeout_ms),
     )
     principals = providers.Singleton(RememberedPrincipals, accounts, redis)
+    attempts = providers.Singleton(
+        RedisAttempts, redis, trust_loopback=settings.provided.is_development
+    )
+    throttle = providers.Singleton(Throttle, attempts)
     board = providers.Singleton(SharedHealth, redis)
     pulse = providers.Singleton(Pulse, redis)
     conversations = providers.Singleton(RedisConversations, redis, digests)
@@ -153,8 +263,9 @@ class Container(containers.DeclarativeContainer):
     catalogue = providers.Singleton(make_catalogue, local_models, endpoints)
 
     access = providers.Singleton(
-        Access, accounts, principals, limiter, passwords, digests, principals, clock, chance
-    )
+        Access, accounts, principals, limiter, passwords, digests, principals, clock, chance,
+        throttle, confirms=settings.provided.confirm_addresses,
+    )  # fmt: skip
     billing = providers.Singleton(
         Billing,
         ledger,
@@ -181,16 +292,87 @@ class Container(containers.DeclarativeContainer):
     once = providers.Singleton(Once, claims, receipts, ledger, vault)
     quotes = providers.Singleton(Quotes, access, chat, ledger, board, conversations, clock, chance)
     books = providers.Singleton(Books, receipts, receipts, quotes)
-    keys = providers.Singleton(KeySettings, accounts, principals)
+    key_rows = providers.Singleton(PostgresKeys, units)
+    keys = providers.Singleton(KeySettings, accounts, key_rows, principals, digests, clock, chance)
+    sign_ins = providers.Singleton(PostgresSignIns, units)
+    sessions = providers.Singleton(Sessions, sign_ins, principals)
     tier_overrides = providers.Singleton(
         TierOverrides, accounts, overrides, clock, chance, principals
     )
+    orders = providers.Singleton(PostgresOrders, units)
+    mails = providers.Singleton(PostgresMails, units)
+    bell = providers.Singleton(ArqBell, redis)
+    outbox = providers.Singleton(PromptOutbox, mails, bell)
+    printer = providers.Singleton(JinjaPrinter, settings.provided.base_url)
+    carrier = providers.Singleton(make_carrier, settings)
+    delivery = providers.Singleton(Delivery, mails, printer, carrier, clock, chance)
+    limit_requests = providers.Singleton(PostgresLimitRequests, units)
+    higher_limits = providers.Singleton(
+        HigherLimits, limit_requests, tier_overrides, outbox, chance
+    )
+    referral_book = providers.Singleton(PostgresReferrals, units)
+    referrals = providers.Singleton(Referrals, referral_book, chance)
+    newcomers = providers.Singleton(Newcomers, referrals, outbox)
+    rewards = providers.Singleton(Rewards, referral_book, ledger)
+    identities = providers.Singleton(PostgresIdentities, units)
+    link_rows = providers.Singleton(PostgresLinks, units)
+    device_codes = providers.Singleton(PostgresDeviceCodes, units)
+    authorization_codes = providers.Singleton(PostgresAuthorizationCodes, units)
+    google = providers.Singleton(
+        GoogleIdentity, settings.provided.google_issuer, settings.provided.google_client_id,
+        settings.provided.google_client_secret.get_secret_value.call(),
+    )  # fmt: skip
+    devices = providers.Singleton(
+        Devices, device_codes, accounts, ledger, throttle, digests, chance
+    )
+    authorize = providers.Singleton(
+        Authorize, providers.Callable(make_clients, settings), authorization_codes, accounts,
+        ledger, digests, principals, chance,
+    )  # fmt: skip
+    links = providers.Singleton(
+        MailLinks, settings.provided.base_url, accounts, link_rows, identities, access, throttle,
+        passwords, outbox, newcomers, digests, principals, clock, chance,
+    )  # fmt: skip
+    federation = providers.Singleton(
+        Federation, google,
+        providers.Callable(lambda url: url + CALLBACK, settings.provided.base_url), identities,
+        accounts, link_rows, links, access, newcomers, digests, principals, clock, chance,
+    )  # fmt: skip
+    processor = providers.Singleton(make_processor, settings, clock)
+    notices = providers.Singleton(PostgresNotices, units)
+    top_ups = providers.Singleton(PostgresTopUps, units)
+    alarms = providers.Singleton(PostgresAlarms, units)
+    statements = providers.Singleton(PostgresStatements, units)
+    billing_alerts = providers.Singleton(LogBillingAlerts)
+    till = providers.Singleton(
+        Till, processor, processor, orders,
+        providers.Callable(lambda url: url + BACK, settings.provided.base_url),
+    )  # fmt: skip
+    credit_sales = providers.Singleton(
+        Credits, processor, till, orders, notices, orders, ledger, outbox, billing_alerts,
+        principals, clock, chance,
+    )  # fmt: skip
+    auto_top_ups = providers.Singleton(
+        AutoTopUps, processor, till, credit_sales, top_ups, orders, orders, outbox, billing_alerts,
+        clock, chance,
+    )  # fmt: skip
+    low_balances = providers.Singleton(LowBalances, alarms, orders, outbox)
+    sales = providers.Selector(
+        providers.Callable(lambda bills: "on" if bills else "off", settings.provided.bills),
+        on=providers.Singleton(Sales, credit_sales, till, auto_top_ups),
+        off=providers.Object(None),
+    )
+    ways = providers.Singleton(
+        make_ways, settings, access, sessions, devices, authorize, links, federation, digests,
+        chance, sales,
+    )  # fmt: skip
     operator_sign_in = providers.Singleton(OperatorSignIn, operators, passwords, clock)
 
     gateway = providers.Singleton(
         make_gateway,
         settings, access, chat, catalogue, accounts, ledger, reports, limiter, clock,
-        chance, digests, once, books, keys, board, probes, pulse,
+        chance, digests, once, books, keys, sessions, board, probes, pulse, higher_limits,
+        referrals, newcomers, ways, statements, sales,
     )  # fmt: skip
 
 
@@ -224,5 +406,8 @@ async def stop(container: Container) -> None:
     await container.board().close()
     await container.ledger().close()
     await container.transport().close()
+    await container.google().close()
+    if container.settings().bills:
+        await container.processor().close()
     await container.redis().aclose()
     await container.units().close()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kyma.identity import check_redirect_uri
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +39,22 @@ PROVIDER_KEY_VARIABLES = {
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """What a process that we start finds in its environment: ours, and what we tell it."""
     return {**os.environ, **extra}
+
+
+class OAuthClient(BaseModel):
+    """An application that may ask people for a key: what they are shown, where it may send them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=64)
+    redirect_uris: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("redirect_uris")
+    @classmethod
+    def _safe(cls, uris: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in uris:
+            check_redirect_uri(uri)
+        return uris
 
 
 class Settings(BaseSettings):
@@ -63,6 +82,15 @@ class Settings(BaseSettings):
         description="Where the embedded servers and generated secrets of one machine live.",
     )
 
+    trusted_proxies: str = Field(
+        default="",
+        description="Proxies, addresses or networks with commas, whose `X-Forwarded-For` counts.",
+    )
+    confirm_addresses: bool = Field(
+        default=False,
+        description="An address signs in, and earns its credit, once confirmed by mail.",
+    )
+
     database_url: str = Field(
         default="",
         description="PostgreSQL to use, e.g. `postgresql://user@host/db`; empty: embedded.",
@@ -80,6 +108,48 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Secret under which API keys are hashed (32+ characters).",
     )
+
+    stripe_secret_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Stripe's secret key (`sk_…` or a restricted `rk_…`); empty: billing is off.",
+    )
+    stripe_webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signing secret of the webhook (`whsec_…`); billing does not start without.",
+    )
+    stripe_api_base: str = Field(
+        default="", description="Address that replaces Stripe's, for tests; empty: Stripe's own."
+    )
+    stripe_tax: bool = Field(
+        default=False, description="Whether Stripe Tax reckons taxes, on top of the credit."
+    )
+
+    google_client_id: str = Field(
+        default="", description="Of the OAuth client at Google; empty: no sign-in with Google."
+    )
+    google_client_secret: SecretStr = Field(default=SecretStr(""), description="And its secret.")
+    google_issuer: str = Field(
+        default="https://accounts.google.com",
+        description="Issuer of the identities; another OpenID provider's will do.",
+    )
+    oauth_clients: dict[str, OAuthClient] = Field(
+        default_factory=dict,
+        description="Applications that people may let in, as JSON: docs/signing-in.md.",
+    )
+
+    mail_from: str = Field(
+        default="Kyma <kyma@localhost>", description="Whom letters come from: `Name <address>`."
+    )
+    smtp_host: str = Field(
+        default="",
+        description="Mail server; empty: letters go to the folder `mail` of the data dir.",
+    )
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="Its port.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="How the connection to it is protected."
+    )
+    smtp_user: str = Field(default="", description="Whom to sign in as; empty: nobody.")
+    smtp_password: SecretStr = Field(default=SecretStr(""), description="And with what password.")
 
     sandbox: Literal["auto", "on", "off"] = Field(
         default="auto", description="The sandbox provider; `auto`: on while no provider has a key."
@@ -162,6 +232,14 @@ class Settings(BaseSettings):
             raise ValueError(f"scheme {scheme!r} is not PostgreSQL's")
         return f"postgresql://{rest}"
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, given: str) -> str:
+        """Never `*`: whoever may say where they come from may say anything."""
+        for proxy in filter(None, (part.strip() for part in given.split(","))):
+            ip_network(proxy)
+        return given
+
     @model_validator(mode="after")
     def _production_is_explicit(self) -> Settings:
         if self.env == "production":
@@ -176,10 +254,41 @@ class Settings(BaseSettings):
                 raise ValueError("production needs " + ", ".join(missing))
         return self
 
+    @model_validator(mode="after")
+    def _payments_are_signed(self) -> Settings:
+        secret = self.stripe_webhook_secret.get_secret_value()
+        if self.bills and not secret.strip():
+            raise ValueError(
+                "KYMA_STRIPE_SECRET_KEY needs KYMA_STRIPE_WEBHOOK_SECRET: without it anybody could "
+                "announce a payment"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _google_is_whole(self) -> Settings:
+        if bool(self.google_client_id) != bool(self.google_client_secret.get_secret_value()):
+            raise ValueError("KYMA_GOOGLE_CLIENT_ID and KYMA_GOOGLE_CLIENT_SECRET belong together")
+        return self
+
+    @property
+    def bills(self) -> bool:
+        """Whether credit is sold: there is a key to Stripe."""
+        return bool(self.stripe_secret_key.get_secret_value().strip())
+
     @property
     def base_url(self) -> str:
         """What a client puts in front of `/v1`, without a trailing slash."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def proxies(self) -> list[str]:
+        """Whom to believe about the address of a client."""
+        return [part.strip() for part in self.trusted_proxies.split(",") if part.strip()]
+
+    @property
+    def is_development(self) -> bool:
+        """Whether clients on this machine are the developer's own."""
+        return self.env == "development"
 
     @property
     def wants_sandbox(self) -> bool:

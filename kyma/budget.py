@@ -27,9 +27,9 @@ def limit_of(field: Any, header: str | None) -> Usd | None:
     """
     limits = []
     if field is not None:
-        limits.append(_amount(field, FIELD))
+        limits.append(dollars_of(field, FIELD))
     if header is not None:
-        limits.append(_amount(header.strip(), HEADER))
+        limits.append(dollars_of(header.strip(), HEADER))
     return min(limits, default=None)
 
 
@@ -55,7 +55,8 @@ def check_max_cost(price: PerToken, size: Size, limit: Usd) -> None:
     )
 
 
-def _amount(value: Any, name: str) -> Usd:
+def dollars_of(value: Any, name: str) -> Usd:
+    """An amount that a caller wrote as a number or a decimal string; refused under `name`."""
     if type(value) not in {int, float, str}:
         raise Refusal(
             Code.INVALID_TYPE, f"`{name}` must be a number of US dollars or a string.", param=name

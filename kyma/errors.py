@@ -30,14 +30,32 @@ class Code(StrEnum):
     MISSING_KEY = "missing_api_key"
     MALFORMED_KEY = "malformed_api_key"
     INVALID_KEY = "invalid_api_key"
+    EXPIRED_KEY = "expired_api_key"
     WRONG_CREDENTIALS = "wrong_credentials"
     EMAIL_TAKEN = "email_taken"
+    REQUEST_OPEN = "request_already_open"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
     FORBIDDEN = "forbidden"
+    SCOPE_MISSING = "insufficient_scope"
+    ADDRESS_NOT_ALLOWED = "ip_not_allowed"
+
+    AUTHORIZATION_PENDING = "authorization_pending"
+    SLOW_DOWN = "slow_down"
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105 - RFC 8628 names it so
+    ACCESS_DENIED = "access_denied"
+    INVALID_CLIENT = "invalid_client"
+    INVALID_GRANT = "invalid_grant"
+    UNSUPPORTED_GRANT_TYPE = "unsupported_grant_type"
+    INVALID_LINK = "invalid_link"
+    SIGN_IN_FAILED = "sign_in_failed"
+    IDENTITY_UNAVAILABLE = "identity_provider_unavailable"
 
     MODEL_NOT_FOUND = "model_not_found"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     REQUEST_TOO_LARGE = "max_single_request_exceeded"
     RATE_LIMITED = "rate_limited"
     INSUFFICIENT_CREDITS = "insufficient_credits"
+    KEY_CAP_REACHED = "key_cap_reached"
     MAX_COST_EXCEEDED = "max_cost_exceeded"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
@@ -52,6 +70,12 @@ class Code(StrEnum):
     STREAM_INTERRUPTED = "stream_interrupted"
     DEADLINE_PASSED = "deadline_passed"
 
+    BILLING_OFF = "billing_off"
+    PAYMENT_FAILED = "payment_failed"
+    PAYMENT_ACTION = "payment_action_required"
+    PROCESSOR_UNAVAILABLE = "payment_processor_unavailable"
+    FORGED_NOTICE = "invalid_signature"
+
     STORAGE_UNAVAILABLE = "storage_unavailable"
     INTERNAL = "internal_error"
 
@@ -60,12 +84,18 @@ RETRYABLE = frozenset(
     {
         Code.BODY_TIMEOUT,
         Code.RATE_LIMITED,
+        Code.TOO_MANY_ATTEMPTS,
+        Code.AUTHORIZATION_PENDING,
+        Code.SLOW_DOWN,
+        Code.IDENTITY_UNAVAILABLE,
         Code.IDEMPOTENCY_IN_PROGRESS,
         Code.PROVIDER_ERROR,
         Code.PROVIDER_TIMEOUT,
         Code.PROVIDER_BUSY,
         Code.NO_ROUTE,
         Code.STREAM_INTERRUPTED,
+        Code.BILLING_OFF,
+        Code.PROCESSOR_UNAVAILABLE,
         Code.STORAGE_UNAVAILABLE,
         Code.INTERNAL,
     }

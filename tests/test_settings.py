@@ -96,6 +96,20 @@ def test_secrets_are_not_printed() -> None:
         assert "gsk_secret" not in text
 
 
+@pytest.mark.parametrize("secret", ["", "  "])
+def test_billing_does_not_start_without_a_webhook_secret(secret: str) -> None:
+    """With an empty one anybody could sign."""
+    key = SecretStr("sk_test_1")
+    with pytest.raises(ValidationError, match="KYMA_STRIPE_WEBHOOK_SECRET"):
+        Settings(stripe_secret_key=key, stripe_webhook_secret=SecretStr(secret))
+    assert Settings(stripe_secret_key=key, stripe_webhook_secret=SecretStr("whsec_1")).bills
+
+
+def test_without_a_stripe_key_billing_is_off() -> None:
+    assert not Settings(stripe_secret_key=SecretStr("")).bills
+    assert not Settings(stripe_webhook_secret=SecretStr("whsec_1")).bills
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Registration, sign-in, keys, limits and balance."""
+"""Registration, sign-in, limits and balance."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import orjson
 from quart import Blueprint, Response
 
 from adapters.http.contract import Auth, Meter, Rate, Tag, operation
-from adapters.http.parsing import email_field, id_in_path, json_object, signed_in, text_field
-from kyma.accounts import Key
+from adapters.http.keys_view import key_json
+from adapters.http.parsing import (
+    client,
+    email_field,
+    json_object,
+    optional_text,
+    signed_in,
+    text_field,
+)
 from kyma.errors import BILLING_URL, Code
+from kyma.flows.access import Welcome
+from kyma.keys import Scope
 from kyma.ledger import Balance
 from kyma.money import decimal_text, number, usd
 from kyma.ports.runtime import Quota
@@ -38,21 +47,19 @@ def routes(parts: Parts) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.EMAIL_TAKEN, Code.STORAGE_UNAVAILABLE),
+        errors=(Code.EMAIL_TAKEN, Code.TOO_MANY_ATTEMPTS, Code.STORAGE_UNAVAILABLE),
         body="Registration",
         answers={200: "Welcome"},
     )
     async def register() -> Response:
         body = await json_object()
-        welcome = await parts.access.register(email_field(body), text_field(body, "password"))
-        return _json(
-            {
-                "user_id": welcome.account.id,
-                "email": welcome.account.email,
-                "api_key": welcome.api_key,
-                "session_token": welcome.session_token,
-            }
+        code = optional_text(body, "referral_code")
+        welcome = await parts.access.register(
+            email_field(body), text_field(body, "password"), client()
         )
+        referred = await parts.newcomers.greet(welcome, code)
+        await parts.ways.links.greet(welcome)
+        return _json(welcome_json(welcome, referred=referred))
 
     @blueprint.post("/auth/login")
     @operation(
@@ -63,13 +70,15 @@ def routes(parts: Parts) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.WRONG_CREDENTIALS, Code.STORAGE_UNAVAILABLE),
+        errors=(Code.WRONG_CREDENTIALS, Code.TOO_MANY_ATTEMPTS, Code.STORAGE_UNAVAILABLE),
         body="Login",
         answers={200: "SignedIn"},
     )
     async def login() -> Response:
         body = await json_object()
-        welcome = await parts.access.login(text_field(body, "email"), text_field(body, "password"))
+        welcome = await parts.access.login(
+            text_field(body, "email"), text_field(body, "password"), client()
+        )
         return _json(
             {
                 "user_id": welcome.account.id,
@@ -84,6 +93,7 @@ def routes(parts: Parts) -> Blueprint:
         tag=Tag.AUTH,
         summary="Get current user",
         auth=Auth.KEY,
+        scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=(),
@@ -92,48 +102,16 @@ def routes(parts: Parts) -> Blueprint:
     async def me() -> Response:
         principal = await signed_in(parts.access)
         keys = await parts.accounts.keys(principal.account_id)
+        months = await parts.keys.months(principal.account_id)
         tier = parts.access.tier(principal)
         return _json(
             {
                 "user_id": principal.account_id,
                 "email": principal.email,
                 "tier": tier.level,
-                "api_keys": [key_json(key) for key in keys],
+                "api_keys": [key_json(key, months.get(key.id)) for key in keys],
             }
         )
-
-    @blueprint.get("/auth/keys")
-    @operation(
-        id="listKeys",
-        tag=Tag.AUTH,
-        summary="List API keys",
-        auth=Auth.KEY,
-        limiter=Rate.NONE,
-        meter=Meter.FREE,
-        errors=(),
-        answers={200: "KeyList"},
-    )
-    async def keys() -> Response:
-        principal = await signed_in(parts.access)
-        found = await parts.accounts.keys(principal.account_id)
-        return _json({"object": "list", "data": [key_json(key) for key in found]})
-
-    @blueprint.delete("/auth/keys/<key_id>")
-    @operation(
-        id="revokeKey",
-        tag=Tag.AUTH,
-        summary="Revoke an API key",
-        description="It stops working everywhere within a second.",
-        auth=Auth.KEY,
-        limiter=Rate.NONE,
-        meter=Meter.FREE,
-        errors=(Code.NOT_FOUND,),
-        answers={200: "Key"},
-    )
-    async def revoke(key_id: str) -> Response:
-        principal = await signed_in(parts.access)
-        key = await parts.access.revoke_key(principal.account_id, id_in_path(key_id))
-        return _json(key_json(key))
 
     @blueprint.get("/auth/limits")
     @operation(
@@ -142,6 +120,7 @@ def routes(parts: Parts) -> Blueprint:
         summary="Check rate limits",
         description="Your tier, its limits and what is used of them now.",
         auth=Auth.KEY,
+        scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=(),
@@ -163,6 +142,7 @@ def routes(parts: Parts) -> Blueprint:
         tag=Tag.CREDITS,
         summary="Check credit balance",
         auth=Auth.KEY,
+        scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=(),
@@ -175,22 +155,19 @@ def routes(parts: Parts) -> Blueprint:
     return blueprint
 
 
+def welcome_json(welcome: Welcome, *, referred: bool) -> dict[str, Any]:
+    """A new account with its secrets, shown only here."""
+    return {
+        "user_id": welcome.account.id,
+        "email": welcome.account.email,
+        "referred": referred,
+        "api_key": welcome.api_key,
+        "session_token": welcome.session_token,
+    }
+
+
 def _json(body: Any) -> Response:
     return Response(orjson.dumps(body), content_type="application/json")
-
-
-def key_json(key: Key) -> dict[str, Any]:
-    """A key without its secret."""
-    return {
-        "id": key.id,
-        "object": "api_key",
-        "name": key.name,
-        "prefix": key.prefix,
-        "last4": key.last4,
-        "created_at": key.created_at,
-        "revoked_at": key.revoked_at,
-        "replay_minutes": key.replay_minutes,
-    }
 
 
 def balance_json(balance: Balance) -> dict[str, Any]:

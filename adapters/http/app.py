@@ -9,17 +9,28 @@ from quart import Quart, Response, g, request
 
 from adapters.http import (
     accounts,
+    authorize,
+    billing,
     compress,
     cors,
+    devices,
     discovery,
     figures,
     keys,
+    limit_requests,
+    links,
     openapi,
+    pages,
     receipts,
+    referrals,
     refusals,
+    sessions,
+    statements,
     timing,
+    visitor,
 )
 from adapters.http.asgi import Receive, Scope, Send
+from adapters.http.billing import Sales
 from adapters.http.bodies import Workbench
 from adapters.http.dialects import Dialect
 from adapters.http.dialects.chat import ChatCompletions
@@ -28,6 +39,7 @@ from adapters.http.dialects.embeddings import Embeddings
 from adapters.http.dialects.messages import Messages
 from adapters.http.dialects.responses import Responses
 from adapters.http.errors import quota_headers
+from adapters.http.identity import Ways
 from adapters.http.messages_route import COUNT_PATH, CountTokens, MessagesRoute
 from adapters.http.parsing import BoundedRequest
 from adapters.http.public import Public
@@ -38,9 +50,14 @@ from kyma.errors import Code, Refusal
 from kyma.flows.access import Access
 from kyma.flows.chat import Chat
 from kyma.flows.keys import KeySettings
+from kyma.flows.limit_requests import HigherLimits
+from kyma.flows.newcomers import Newcomers
 from kyma.flows.once import Once
+from kyma.flows.referrals import Referrals
+from kyma.flows.sessions import Sessions
 from kyma.idempotency import HEADER as IDEMPOTENCY_KEY
 from kyma.idempotency import checked_key
+from kyma.ports.billing import Statements
 from kyma.ports.runtime import Chance, Clock, Limiter
 from kyma.ports.storage import Accounts, Ledger, Reports
 
@@ -65,7 +82,14 @@ class Parts:
     once: Once
     books: Books
     keys: KeySettings
+    sessions: Sessions
     public: Public
+    limits_asked: HigherLimits
+    referrals: Referrals
+    newcomers: Newcomers
+    ways: Ways
+    statements: Statements
+    sales: Sales | None
     workbench: Workbench = field(default_factory=Workbench)
 
 
@@ -117,13 +141,23 @@ def make_quart(parts: Parts) -> Quart:
     app.config["BODY_TIMEOUT"] = parts.limits.body_timeout_s
     app.config["MAX_CONTENT_LENGTH"] = parts.limits.body_bytes
     timing.install(app, parts.clock)  # first in, last out: it measures what follows
+    visitor.install(app)
     cors.install(app)
     compress.install(app)
     app.register_blueprint(accounts.routes(parts))
     app.register_blueprint(keys.routes(parts))
+    app.register_blueprint(sessions.routes(parts))
+    app.register_blueprint(limit_requests.routes(parts))
+    app.register_blueprint(referrals.routes(parts))
     app.register_blueprint(receipts.routes(parts, DIALECTS))
+    app.register_blueprint(billing.routes(parts))
+    app.register_blueprint(statements.routes(parts))
     app.register_blueprint(discovery.routes(parts))
     app.register_blueprint(figures.routes(parts))
+    app.register_blueprint(devices.routes(parts.ways))
+    app.register_blueprint(authorize.routes(parts.ways))
+    app.register_blueprint(links.routes(parts.ways))
+    app.register_blueprint(pages.routes(parts.ways))
     app.register_blueprint(openapi.routes())
     for dialect in DIALECTS:
         # Served in front of Quart; known to it so that other methods are told which one is meant.

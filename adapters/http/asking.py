@@ -13,6 +13,7 @@ class Asking:
 
     def __init__(self, scope: Scope) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._scope = scope
 
     @property
     def secret(self) -> str | None:
@@ -22,6 +23,12 @@ class Asking:
             return str(secret.strip().decode("latin-1"))
         key = self.headers.get(b"x-api-key")
         return None if key is None else str(key.strip().decode("latin-1"))
+
+    @property
+    def address(self) -> str | None:
+        """The client's, which a trusted proxy may have told."""
+        client = self._scope.get("client")
+        return None if client is None else str(client[0])
 
     @property
     def content_length(self) -> int | None:

@@ -3,7 +3,7 @@
     @blueprint.get("/credits/balance")
     @operation(
         id="getBalance", tag=Tag.CREDITS, summary="Check credit balance",
-        auth=Auth.KEY, limiter=Rate.NONE, meter=Meter.FREE, errors=(),
+        auth=Auth.KEY, scope=Scope.ACCOUNT_READ, limiter=Rate.NONE, meter=Meter.FREE, errors=(),
         answers={200: "Balance"},
     )
     async def balance() -> Response: ...
@@ -22,12 +22,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kyma.errors import Code
+from kyma.keys import Scope
 
 Schema = Mapping[str, Any]
 View = TypeVar("View", bound=Callable[..., Any])
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
 EVENTS = "text/event-stream"
 
 
@@ -66,19 +68,25 @@ class Meter(StrEnum):
     TOKENS = "tokens"
     """A hold on the balance, settled by the tokens the answer used."""
 
+    PURCHASE = "purchase"
+    """Money from outside, for credit: a card, or a page to pay on."""
+
 
 class Envelope(StrEnum):
     """The shape of an error."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    OAUTH = "oauth"
+    """`error` is a word of RFC 6749 or 8628, and the rest of ours lies flat beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One way in which an operation succeeds.
 
-    `streamed` says that the same status may come as server-sent events instead; `headers`
+    `streamed` says that the same status may come as server-sent events instead, `also` names
+    other media types that it may come as, each a text of its own; `headers`
     are those beyond what the kind of route implies, each with its schema.
     """
 
@@ -86,13 +94,20 @@ class Answer:
     description: str = ""
     media: str = JSON
     streamed: bool = False
+    also: tuple[str, ...] = ()
     headers: Mapping[str, Schema] = field(default_factory=dict)
     example: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A declared route. `errors` are the codes of its own; `codes` are all it may answer."""
+    """A declared route. `errors` are the codes of its own; `codes` are all it may answer.
+
+    `scope` is what a key needs for it. A route with a key that names none takes only keys that
+    have every scope, and fails the audit.
+    `media` is what a body comes as. A route of the pages, which answers people and not programs,
+    is not `documented` to programs.
+    """
 
     id: str
     tag: Tag
@@ -108,6 +123,9 @@ class Operation:
     body: Schema | str | None = None
     description: str = ""
     envelope: Envelope = Envelope.OPENAI
+    scope: Scope | None = None
+    media: str = JSON
+    documented: bool = True
 
     @property
     def codes(self) -> frozenset[Code]:
@@ -124,7 +142,15 @@ class Operation:
 BY_AUTH: Mapping[Auth, frozenset[Code]] = {
     Auth.NONE: frozenset(),
     Auth.KEY: frozenset(
-        {Code.MISSING_KEY, Code.MALFORMED_KEY, Code.INVALID_KEY, Code.STORAGE_UNAVAILABLE}
+        {
+            Code.MISSING_KEY,
+            Code.MALFORMED_KEY,
+            Code.INVALID_KEY,
+            Code.EXPIRED_KEY,
+            Code.SCOPE_MISSING,
+            Code.ADDRESS_NOT_ALLOWED,
+            Code.STORAGE_UNAVAILABLE,
+        }
     ),
 }
 BY_RATE: Mapping[Rate, frozenset[Code]] = {
@@ -133,9 +159,12 @@ BY_RATE: Mapping[Rate, frozenset[Code]] = {
 }
 BY_METER: Mapping[Meter, frozenset[Code]] = {
     Meter.FREE: frozenset(),
+    Meter.PURCHASE: frozenset(),
     Meter.TOKENS: frozenset(
         {
             Code.INSUFFICIENT_CREDITS,
+            Code.KEY_CAP_REACHED,
+            Code.MODEL_NOT_ALLOWED,
             Code.MAX_COST_EXCEEDED,
             Code.CONTEXT_TOO_LONG,
             Code.CONTENT_FILTERED,
@@ -145,6 +174,7 @@ BY_METER: Mapping[Meter, frozenset[Code]] = {
             Code.PROVIDER_BUSY,
             Code.NO_ROUTE,
             Code.STREAM_INTERRUPTED,
+            Code.DEADLINE_PASSED,
         }
     ),
 }
@@ -176,6 +206,10 @@ def operation(
     headers: Mapping[str, Schema] = NOTHING,
     body: Schema | str | None = None,
     description: str = "",
+    envelope: Envelope = Envelope.OPENAI,
+    scope: Scope | None = None,
+    media: str = JSON,
+    documented: bool = True,
 ) -> Callable[[View], View]:
     """Declare a route of Quart.
 
@@ -197,6 +231,10 @@ def operation(
         headers=headers,
         body=body,
         description=description,
+        envelope=envelope,
+        scope=scope,
+        media=media,
+        documented=documented,
     )
 
     def attach(view: View) -> View:

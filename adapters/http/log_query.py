@@ -40,11 +40,11 @@ def from_query(query: Mapping[str, str], catalogue: Catalogue) -> LogQuery:
         outcome=_word(given, "outcome"),
         endpoint=_endpoint(_word(given, "endpoint")),
         key_id=key_id,
-        since=_moment(given, "since"),
-        until=_moment(given, "until"),
+        since=moment(given, "since"),
+        until=moment(given, "until"),
     )
     cursor = given.get("cursor")
-    return LogQuery(wanted, None if cursor is None else place_of(cursor), _limit(given))
+    return LogQuery(wanted, None if cursor is None else place_of(cursor), limit(given))
 
 
 def _refuse(name: str, expected: str) -> Refusal:
@@ -63,7 +63,7 @@ def _endpoint(value: str | None) -> str | None:
     return None if value is None else value.removeprefix("/v1/").replace("/", ".")
 
 
-def _moment(given: Mapping[str, str], name: str) -> datetime | None:
+def moment(given: Mapping[str, str], name: str) -> datetime | None:
     """ISO 8601, or Unix seconds; without a zone UTC is meant."""
     value = given.get(name)
     if value is None:
@@ -82,7 +82,8 @@ def _moment(given: Mapping[str, str], name: str) -> datetime | None:
     return moment
 
 
-def _limit(given: Mapping[str, str]) -> int:
+def limit(given: Mapping[str, str]) -> int:
+    """The size of a page."""
     value = given.get("limit", str(DEFAULT_LIMIT))
     if value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= MAX_LIMIT:
         return int(value)

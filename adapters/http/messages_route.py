@@ -11,6 +11,7 @@ from adapters.http.dialects.messages import Messages, with_betas
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
 from adapters.http.text import TextRoute
+from kyma.keys import Scope
 
 if TYPE_CHECKING:
     from adapters.http.app import Parts
@@ -35,7 +36,7 @@ class CountTokens(MessagesRoute):
     """What a prompt is likely to take, free; an estimate: no provider's tokenizer is here."""
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
-        principal = await self._access.identify(asking.secret)
+        principal = await self._access.identify(asking.secret, Scope.INFERENCE, asking.address)
         exchange.peek = lambda: self._access.quota(principal)
         raw = await self._body(asking, presence)
         if len(raw) > LARGE_BYTES:

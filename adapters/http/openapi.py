@@ -100,6 +100,11 @@ IDEMPOTENCY = text(
     maxLength=255,
     pattern="^[!-~]+$",
 )
+ERRORS = {
+    Envelope.OPENAI: "Error",
+    Envelope.ANTHROPIC: "AnthropicError",
+    Envelope.OAUTH: "OAuthError",
+}
 IDEMPOTENCY_CODES = frozenset(
     {Code.INVALID_VALUE, Code.IDEMPOTENCY_KEY_REUSED, Code.IDEMPOTENCY_IN_PROGRESS}
 )
@@ -170,7 +175,7 @@ def document(found: Iterable[Route]) -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
     for route in sorted(found, key=lambda route: (route.path, route.method)):
-        if route.operation is not None:
+        if route.operation is not None and route.operation.documented:
             path = PARAMETER.sub(r"{\1}", route.path)
             ours = path.startswith(f"{BASE}/")
             item = paths.setdefault(path.removeprefix(BASE) if ours else path, {})
@@ -208,13 +213,14 @@ def _operation(route: Route, declared: Operation) -> dict[str, Any]:
         "security": SECURITY[declared.auth],
         "parameters": list(_parameters(route, declared)),
         "responses": _responses(declared, route),
+        "x-kyma-scope": declared.scope,
         "x-kyma-limiter": declared.limiter.value,
         "x-kyma-meter": declared.meter.value,
     }
     if declared.body is not None:
         described["requestBody"] = {
             "required": True,
-            "content": {JSON: {"schema": _schema(declared.body)}},
+            "content": {declared.media: {"schema": _schema(declared.body)}},
         }
     return described
 
@@ -238,9 +244,7 @@ def _parameter(name: str, place: str, schema: Schema) -> dict[str, Any]:
 
 
 def _responses(declared: Operation, route: Route) -> dict[str, Any]:
-    found = {
-        str(status): _answer(given, declared, route) for status, given in declared.answers.items()
-    }
+    found = {str(status): _answer(given, declared) for status, given in declared.answers.items()}
     by_status: dict[int, list[Code]] = {}
     for code in sorted(route.codes):
         by_status.setdefault(STATUS[code][0], []).append(code)
@@ -249,12 +253,13 @@ def _responses(declared: Operation, route: Route) -> dict[str, Any]:
     return found
 
 
-def _answer(given: Answer, declared: Operation, route: Route) -> dict[str, Any]:
+def _answer(given: Answer, declared: Operation) -> dict[str, Any]:
     content = {given.media: {} if given.schema is None else {"schema": _schema(given.schema)}}
-    if route.idempotent and given.schema is not None:
+    if declared.meter is Meter.TOKENS and given.schema is not None:
         content[given.media] = {"schema": {"anyOf": [_schema(given.schema), ref("Replay")]}}
     if given.example is not None:
         content[given.media]["example"] = given.example
+    content |= {media: {"schema": text()} for media in given.also}
     if given.streamed:
         words = "Server-sent events stream (when stream=true)"
         content[EVENTS] = {"schema": text(words)}
@@ -269,8 +274,9 @@ def _answer(given: Answer, declared: Operation, route: Route) -> dict[str, Any]:
 
 def _refusal(codes: list[Code], declared: Operation) -> dict[str, Any]:
     """One status and the codes that may stand behind it."""
-    name = "AnthropicError" if declared.envelope is Envelope.ANTHROPIC else "Error"
-    one_of = {"properties": {"error": {"properties": {"code": {"enum": [*map(str, codes)]}}}}}
+    name, is_flat = ERRORS[declared.envelope], declared.envelope is Envelope.OAUTH
+    said = {"properties": {"code": {"enum": [*map(str, codes)]}}}
+    one_of = said if is_flat else {"properties": {"error": said}}
     status = STATUS[codes[0]][0]
     more = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
     return {

@@ -6,13 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from email_validator import EmailNotValidError, validate_email
-from quart import Request, g, request
+from quart import Request, current_app, g, request
 
 from adapters.http.bodies import SMALL_BYTES, check_packing, parsed
+from adapters.http.contract import operation_of
 from kyma.errors import Code, Refusal
+from kyma.flows.access import Client
 
-LARGE_BODIES = frozenset({"/v1/quote"})
-"""Paths of Quart's routes that take what the text routes take."""
+LARGE_BODIES = frozenset({"/v1/quote", "/v1/billing/webhook"})
+"""Paths of Quart's routes that take what the text routes take, or have a bound of their own."""
 
 MAX_EMAIL = 254
 """Characters of an address that can be delivered to (RFC 3696, erratum 1690)."""
@@ -26,12 +28,20 @@ if TYPE_CHECKING:
     from kyma.ports.storage import Principal
 
 
+def client() -> Client:
+    """Who is at the other end of the connection; a proxy counts as its client if it is trusted."""
+    address = request.scope.get("client")
+    return Client("" if address is None else address[0], request.headers.get("User-Agent", ""))
+
+
 async def signed_in(access: Access) -> Principal:
-    """Who asks; remembered for the headers of the answer."""
+    """Who asks, if they may ask for what the route declares; remembered for the headers."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         secret = request.headers.get("x-api-key", "")
-    g.principal = await access.identify(secret.strip() or None)
+    declared = operation_of(current_app.view_functions.get(request.endpoint or ""))
+    scope = None if declared is None else declared.scope
+    g.principal = await access.identify(secret.strip() or None, scope, client().address)
     principal: Principal = g.principal
     return principal
 
@@ -79,6 +89,11 @@ def text_field(body: dict[str, Any], name: str) -> str:
             Code.INVALID_VALUE, f"`{name}` holds characters that text cannot have.", param=name
         )
     return value
+
+
+def optional_text(body: dict[str, Any], name: str) -> str | None:
+    """A string that may be left out."""
+    return None if body.get(name) is None else text_field(body, name)
 
 
 def integer_field(body: dict[str, Any], name: str) -> int:

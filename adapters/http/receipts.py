@@ -26,6 +26,7 @@ from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
 from kyma.flows.quote import Quote, Quotes
 from kyma.generations import Generation, request_id_of
+from kyma.keys import Scope
 from kyma.money import Usd
 from kyma.ports.requests import PriceBook, Receipts
 
@@ -61,6 +62,7 @@ def routes(parts: Parts, dialects: Sequence[Dialect]) -> Blueprint:
         description="Hold, charge and refund of one of your requests, its usage, the prices "
         "used and every attempt. `id` is that of X-Kyma-Request-Id or of the answer.",
         auth=Auth.KEY,
+        scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=(Code.NOT_FOUND,),
@@ -79,6 +81,7 @@ def routes(parts: Parts, dialects: Sequence[Dialect]) -> Blueprint:
         description="Metadata of your own requests, newest first. Prompts and answers are "
         "not stored.",
         auth=Auth.KEY,
+        scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=(),
@@ -119,9 +122,10 @@ def routes(parts: Parts, dialects: Sequence[Dialect]) -> Blueprint:
         description="Send the body of a request; `endpoint` says which (default "
         "`chat.completions`). Nothing is held, charged, counted or sent to a provider.",
         auth=Auth.KEY,
+        scope=Scope.INFERENCE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.MODEL_NOT_FOUND, Code.NO_ROUTE),
+        errors=(Code.MODEL_NOT_FOUND, Code.MODEL_NOT_ALLOWED, Code.NO_ROUTE),
         headers={name: REQUEST_HEADERS[name] for name in (MAX_COST_HEADER, MAX_LAYER_HEADER)},
         body="QuoteRequest",
         answers={200: "Quote"},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import orjson
 import structlog
-from quart import Quart, Response, g, request
+from quart import Quart, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from adapters.http.contract import Envelope, operation_of
 from adapters.http.dialects.messages import Messages
-from adapters.http.errors import envelope, headers_of, status_of
+from adapters.http.errors import envelope, headers_of, oauth_envelope, status_of
 from kyma.errors import Code, Refusal
 from kyma.flows.access import unavailable
 from kyma.ports.storage import StorageUnavailable
@@ -49,12 +53,18 @@ def install(app: Quart) -> None:
 
 
 def _refused(refusal: Refusal) -> Response:
-    is_anthropics = f"{request.path}/".startswith(f"{_MESSAGES.path}/")
-    spoken = _MESSAGES.refusal if is_anthropics else envelope
-    raw = orjson.dumps(spoken(refusal, g.request_id))
+    raw = orjson.dumps(_spoken()(refusal, g.request_id))
     response = Response(raw, status_of(refusal), content_type="application/json")
     response.headers.extend(headers_of(refusal))
     return response
+
+
+def _spoken() -> Callable[[Refusal, str], dict[str, Any]]:
+    if f"{request.path}/".startswith(f"{_MESSAGES.path}/"):
+        return _MESSAGES.refusal
+    declared = operation_of(current_app.view_functions.get(request.endpoint or ""))
+    is_oauth = declared is not None and declared.envelope is Envelope.OAUTH
+    return oauth_envelope if is_oauth else envelope
 
 
 def _of_framework(error: HTTPException) -> Refusal:

@@ -13,7 +13,27 @@ import uvloop
 
 from adapters import log
 from adapters.container import Container, start, stop
+from adapters.http.app import Gateway
 from adapters.settings import Settings
+
+
+def server_config(app: Gateway, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves. Who a client is, a proxy tells only if it is named in the settings."""
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=settings.proxies,
+        log_config=None,
+        backlog=2048,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
 
 
 async def serve(settings: Settings, *, reuse_port: bool) -> None:
@@ -25,21 +45,7 @@ async def serve(settings: Settings, *, reuse_port: bool) -> None:
     if reuse_port:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((settings.host, settings.port))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            container.gateway(),
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            backlog=2048,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-        )
-    )
+    server = uvicorn.Server(server_config(container.gateway(), settings))
     # What exists now lives as long as the process: keep the collector from walking it.
     gc.collect()
     gc.freeze()

@@ -27,6 +27,7 @@ from kyma.errors import Code, Refusal
 from kyma.flows.once import Claim
 from kyma.flows.ticket import Ticket
 from kyma.idempotency import fingerprint_of
+from kyma.keys import Scope as KeyScope
 from kyma.ports.storage import Principal
 from kyma.routing import Route
 
@@ -99,7 +100,7 @@ class TextRoute:
                 await asyncio.shield(self._once.release(exchange.claim))
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
-        principal = await self._access.identify(asking.secret)
+        principal = await self._access.identify(asking.secret, KeyScope.INFERENCE, asking.address)
         exchange.peek = lambda: self._access.quota(principal)
         raw = await self._body(asking, presence, principal)
         began = self._clock.monotonic()

@@ -8,6 +8,7 @@ from adapters.http.contract import Answer, Auth, Envelope, Meter, Operation, Rat
 from adapters.http.schemas.shapes import boolean, integer, number, text
 from kyma.budget import MAX_USD
 from kyma.errors import Code
+from kyma.keys import Scope
 
 REQUEST_HEADERS: Mapping[str, Schema] = {
     "X-Kyma-Max-Fallback-Layer": integer(
@@ -51,6 +52,7 @@ def _served(
         tag=Tag.CHAT,
         summary=summary,
         auth=Auth.KEY,
+        scope=Scope.INFERENCE,
         limiter=Rate.TIER,
         meter=Meter.TOKENS,
         errors=frozenset({Code.MODEL_NOT_FOUND, *errors}),
@@ -98,6 +100,7 @@ COUNT_TOKENS = Operation(
     tag=Tag.CHAT,
     summary="Count the tokens of a message (Anthropic format)",
     auth=Auth.KEY,
+    scope=Scope.INFERENCE,
     limiter=Rate.NONE,
     meter=Meter.FREE,
     errors=frozenset({Code.MODEL_NOT_FOUND}),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from adapters.memory.storage import MemoryStore
-from kyma.accounts import Key
 from kyma.generations import Generation, LogFilter, Logged, Place, Status
 from kyma.idempotency import KEEP_S, KnownClaim, State
 from kyma.ledger import Kind
@@ -207,20 +206,3 @@ class MemoryPriceBook:
             for model in models
             if (version, model) in self._prices
         }
-
-
-class MemoryKeyOptions:
-    """The `KeyOptions` port."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    async def set_replay(self, account_id: str, key_id: str, minutes: int) -> Key | None:
-        """If the key is theirs."""
-        key = self._store.keys.get(key_id)
-        if key is None or key.account_id != account_id:
-            return None
-        changed = replace(key, replay_minutes=minutes)
-        self._store.keys[key_id] = changed
-        self._store.note_change(account_id)
-        return changed

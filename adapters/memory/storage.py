@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from kyma import ledger as rules
 from kyma.accounts import Account, Key, Operator, Session
-from kyma.ledger import Balance, Entry, Hold, Kind, LedgerHealth, Outcome, Resolution
+from kyma.ledger import (
+    Balance,
+    Entry,
+    Flag,
+    Hold,
+    KeyMonth,
+    Kind,
+    LedgerHealth,
+    Outcome,
+    Resolution,
+)
 from kyma.money import ZERO, Usd
 from kyma.ports.storage import Held, Principal, Resolved
 from kyma.tiers import Override, Standing
@@ -34,7 +44,15 @@ class MemoryStore:
     resolutions: dict[str, Entry] = field(default_factory=dict)
     open_holds: dict[str, tuple[Hold, datetime]] = field(default_factory=dict)
     records: list[UsageRecord] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
     changes: set[tuple[str, str]] = field(default_factory=set)
+    held_with: dict[str, tuple[str, date]] = field(default_factory=dict)
+    """The key of each open hold, and the month it was placed in."""
+
+    capped_holds: set[str] = field(default_factory=set)
+    """Open holds that count against a cap."""
+
+    key_months: dict[tuple[str, date], KeyMonth] = field(default_factory=dict)
     serial: int = 0
 
     def book(self, entry: Entry) -> None:
@@ -46,6 +64,25 @@ class MemoryStore:
         self.booked_at[entry.id] = self.now()
         if entry.hold_id is not None and entry.kind is not Kind.HOLD:
             self.resolutions[entry.hold_id] = entry
+
+    def corrections(self, deposit_id: str) -> list[Entry]:
+        """Reversals of a deposit, and reinstatements of those."""
+        taken = [entry for entry in self.entries.values() if entry.corrects == deposit_id]
+        back = {entry.id for entry in taken}
+        return taken + [entry for entry in self.entries.values() if entry.corrects in back]
+
+    @property
+    def month(self) -> date:
+        """The first of this month, UTC."""
+        return self.now().astimezone(UTC).date().replace(day=1)
+
+    def key_month(self, account_id: str, key_id: str) -> KeyMonth | None:
+        """What a key of the account spent this month, if it has a cap."""
+        key = self.keys.get(key_id)
+        if key is None or key.account_id != account_id or key.policy.monthly_cap is None:
+            return None
+        known = self.key_months.get((key_id, self.month), KeyMonth(key.policy.monthly_cap))
+        return replace(known, cap=key.policy.monthly_cap)
 
     def note_change(self, account_id: str) -> None:
         """Tell those who remember a principal that it may be another now."""
@@ -63,7 +100,9 @@ class MemoryLedger:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+    async def hold(
+        self, id: str, account_id: str, amount: Usd, ttl_s: int, key_id: str = ""
+    ) -> Held:
         """Reserve, by the rule of `kyma.ledger`."""
         store = self._store
         balance = store.balances.get(account_id)
@@ -72,10 +111,16 @@ class MemoryLedger:
             return self._again(old, account_id, amount, balance)
         if balance is None:
             return Held(Outcome.NO_ACCOUNT, None, ZERO)
-        entry = rules.hold(id, balance, account_id, amount)
+        month = store.key_month(account_id, key_id)
+        entry = rules.hold(id, balance, account_id, amount, month)
         if isinstance(entry, Outcome):
-            return Held(entry, None, balance.available)
+            left = month.left if month is not None and entry is Outcome.CAPPED else None
+            return Held(entry, None, balance.available, left)
         store.book(entry)
+        store.held_with[id] = (key_id, store.month)
+        if month is not None:
+            store.key_months[key_id, store.month] = month.placed(amount)
+            store.capped_holds.add(id)
         hold = Hold(id, account_id, Usd(entry.held_paid), Usd(entry.held_promo))
         store.open_holds[id] = (hold, store.now() + timedelta(seconds=ttl_s))
         return Held(Outcome.DONE, hold, store.balances[account_id].available)
@@ -102,12 +147,20 @@ class MemoryLedger:
         entry = rules.resolve(store.next_id(), hold, how)
         store.book(entry)
         settled = Usd(entry.revenue + entry.loss)
+        used = store.held_with.pop(how.hold_id)
+        if how.hold_id in store.capped_holds:
+            store.capped_holds.remove(how.hold_id)
+            store.key_months[used] = store.key_months[used].resolved(hold.amount, settled)
         if record is not None:
             store.records.append(replace(record, charged=settled))
         return Resolved(Outcome.DONE, settled, store.balances[hold.account_id].available)
 
     async def deposit(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
         """Book paid-in credit."""
+        return self.deposit_now(id, account_id, amount, reason)
+
+    def deposit_now(self, id: str, account_id: str, amount: Usd, reason: str) -> Outcome:
+        """For callers whose transaction has more in it."""
         return self._credit(rules.deposit(id, account_id, amount, reason))
 
     async def grant(
@@ -130,8 +183,51 @@ class MemoryLedger:
             )
             return Outcome.EXISTS if same else Outcome.MISMATCH
         store.book(entry)
-        if entry.kind is Kind.DEPOSIT:
+        if entry.kind in rules.DEPOSITED_BY:
             store.note_change(entry.account_id)
+        return Outcome.DONE
+
+    async def reverse(self, id: str, deposit_id: str, amount: Usd, reason: str) -> Outcome:
+        """The `Reversals` port: back to the processor what a deposit brought."""
+        return self.reverse_now(id, deposit_id, amount, reason)
+
+    async def reinstate(self, id: str, reversal_id: str, reason: str) -> Outcome:
+        """The `Reversals` port: undo a reversal, once."""
+        return self.reinstate_now(id, reversal_id, reason)
+
+    def reverse_now(self, id: str, deposit_id: str, amount: Usd, reason: str) -> Outcome:
+        """For callers whose transaction has more in it."""
+        rules.check_amount(amount)
+        store = self._store
+        deposit, old = store.entries.get(deposit_id), store.entries.get(id)
+        if deposit is None or deposit.kind is not Kind.DEPOSIT:
+            return Outcome.NO_ENTRY
+        if old is not None:
+            same = (old.kind, old.corrects, old.processor) == (Kind.REVERSAL, deposit_id, amount)
+            return Outcome.EXISTS if same else Outcome.MISMATCH
+        left = rules.left_of(deposit, store.corrections(deposit_id))
+        balance = store.balances[deposit.account_id]
+        entry = rules.reverse(id, deposit, left, balance, amount, reason)
+        store.book(entry)
+        store.note_change(entry.account_id)
+        if entry.loss:
+            flag = Flag(id, entry.account_id, Usd(-entry.loss), reason, store.now())
+            store.flags.append(flag)
+        return Outcome.DONE
+
+    def reinstate_now(self, id: str, reversal_id: str, reason: str) -> Outcome:
+        """For callers whose transaction has more in it."""
+        store = self._store
+        reversal, old = store.entries.get(reversal_id), store.entries.get(id)
+        if reversal is None or reversal.kind is not Kind.REVERSAL:
+            return Outcome.NO_ENTRY
+        if old is not None:
+            same = (old.kind, old.corrects) == (Kind.REINSTATE, reversal_id)
+            return Outcome.EXISTS if same else Outcome.MISMATCH
+        if any(entry.corrects == reversal_id for entry in store.entries.values()):
+            return Outcome.MISMATCH
+        store.book(rules.reinstate(id, reversal, reason))
+        store.note_change(reversal.account_id)
         return Outcome.DONE
 
     async def balance(self, account_id: str) -> Balance:
@@ -177,6 +273,9 @@ class MemoryLedger:
         )
 
 
+USE_NOTED_EVERY = timedelta(hours=1)
+
+
 class MemoryAccounts:
     """The `Accounts` port."""
 
@@ -187,12 +286,30 @@ class MemoryAccounts:
         """Owner of a live key or session."""
         store = self._store
         for key in store.keys.values():
-            if key.digest == digest and key.revoked_at is None:
-                return self._principal(key.account_id, key.id, key.replay_minutes)
+            if digest in (key.digest, key.previous_digest) and key.revoked_at is None:
+                store.keys[key.id] = replace(key, used_at=self._used(key.used_at))
+                return self._of_key(key, digest)
         session = store.sessions.get(digest)
-        if session is not None and session.expires_at > store.now():
-            return self._principal(session.account_id, "")
-        return None
+        if session is None:
+            return None
+        store.sessions[digest] = replace(session, used_at=self._used(session.used_at))
+        return replace(
+            self._principal(session.account_id, ""),
+            until=session.expires_at,
+            session_id=session.id,
+        )
+
+    def _of_key(self, key: Key, digest: bytes) -> Principal:
+        ends = [key.policy.expires_at, key.previous_until if digest != key.digest else None]
+        return replace(
+            self._principal(key.account_id, key.id, key.replay_minutes),
+            policy=key.policy,
+            until=min((end for end in ends if end is not None), default=None),
+        )
+
+    def _used(self, before: datetime | None) -> datetime:
+        now = self._store.now()
+        return now if before is None or before < now - USE_NOTED_EVERY else before
 
     async def changes(self) -> Set[tuple[str, str]]:
         """All changes there ever were; nothing is forgotten here."""
@@ -214,7 +331,7 @@ class MemoryAccounts:
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
         """All or nothing."""
         store = self._store
-        if await self.by_email(account.email) is not None:
+        if account.bound and await self.by_email(account.email) is not None:
             return False
         store.accounts[account.id] = account
         store.balances[account.id] = Balance()
@@ -230,7 +347,7 @@ class MemoryAccounts:
             (
                 account
                 for account in self._store.accounts.values()
-                if account.email.lower() == email.lower()
+                if account.bound and account.email.lower() == email.lower()
             ),
             None,
         )

@@ -7,9 +7,11 @@ from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import Select, and_, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from adapters.postgres.keys import add_key, key_of, policy_of
 from adapters.postgres.tables import (
     accounts,
     api_keys,
@@ -21,19 +23,29 @@ from adapters.postgres.tables import (
 from adapters.postgres.units import PostgresUnits
 from kyma.accounts import Account, Key, Operator, Session
 from kyma.money import Usd
-from kyma.ports.storage import Principal
+from kyma.ports.storage import Principal, StorageUnavailable
 from kyma.tiers import Override, Standing
+
+log = structlog.get_logger("kyma.accounts")
 
 PRINCIPALS = text(
     """
-    SELECT s.digest, a.id::text AS account_id, a.email, s.key_id, s.replay_minutes, b.deposited,
+    SELECT s.digest, a.id::text AS account_id, a.email, b.deposited,
+           s.key_id, s.replay_minutes, s.scopes, s.allowed_models, s.networks, s.monthly_cap,
+           s.expires_at, s.works_until, coalesce(s.used_at < now() - interval '1 hour', true)
+               AS is_use_news,
            o.id::text AS override_id, o.level, o.operator, o.reason, o.granted_at, o.until
     FROM (
-        SELECT digest, account_id, id::text AS key_id, replay_minutes FROM api_keys
-        WHERE digest = ANY (:digests) AND revoked_at IS NULL
+        SELECT digest, account_id, id::text AS key_id, replay_minutes, scopes, allowed_models,
+               networks, monthly_cap, expires_at, expires_at AS works_until, used_at
+        FROM api_keys WHERE digest = ANY (:digests) AND revoked_at IS NULL
         UNION ALL
-        SELECT digest, account_id, '', 0 FROM sessions
-        WHERE digest = ANY (:digests) AND expires_at > now()
+        SELECT previous_digest, account_id, id::text, replay_minutes, scopes, allowed_models,
+               networks, monthly_cap, expires_at, least(expires_at, previous_until), used_at
+        FROM api_keys WHERE previous_digest = ANY (:digests) AND revoked_at IS NULL
+        UNION ALL
+        SELECT digest, account_id, NULL, 0, NULL, NULL, NULL, NULL, NULL, expires_at, used_at
+        FROM sessions WHERE digest = ANY (:digests) AND ended_at IS NULL
     ) s
     JOIN accounts a ON a.id = s.account_id
     JOIN balances b ON b.account_id = a.id
@@ -41,6 +53,24 @@ PRINCIPALS = text(
         SELECT * FROM tier_overrides WHERE account_id = a.id ORDER BY seq DESC LIMIT 1
     ) o ON true
     """
+)
+# Whoever is writing the row anyway is not waited for: the next look-up notes the use.
+NOTE_USES = (
+    text(
+        """
+        UPDATE api_keys SET used_at = now() WHERE id IN (
+            SELECT id FROM api_keys
+            WHERE digest = ANY (:digests) OR previous_digest = ANY (:digests)
+            FOR NO KEY UPDATE SKIP LOCKED)
+        """
+    ),
+    text(
+        """
+        UPDATE sessions SET used_at = now() WHERE digest IN (
+            SELECT digest FROM sessions WHERE digest = ANY (:digests)
+            FOR NO KEY UPDATE SKIP LOCKED)
+        """
+    ),
 )
 MAX_LOOK_UPS = 200
 """Secrets asked for in one query; those that arrive meanwhile form the next."""
@@ -80,7 +110,9 @@ class PostgresAccounts:
                 digests = list(self._wanted)[:MAX_LOOK_UPS]
                 batch = {digest: self._wanted.pop(digest) for digest in digests}
                 try:
-                    found = await self._principals(digests)
+                    rows = await self._principals(digests)
+                    found = {bytes(row.digest): _principal(row) for row in rows}
+                    await self._note_uses([bytes(row.digest) for row in rows if row.is_use_news])
                 except Exception as error:  # noqa: BLE001 - raised again to every waiter
                     for waiting in batch.values():
                         waiting.set_exception(error)
@@ -91,10 +123,21 @@ class PostgresAccounts:
         finally:
             self._looking = None
 
-    async def _principals(self, digests: list[bytes]) -> dict[bytes, Principal]:
+    async def _principals(self, digests: list[bytes]) -> Sequence[Any]:
         async with self._units.unit() as connection:
-            rows = (await connection.execute(PRINCIPALS, {"digests": digests})).all()
-        return {bytes(row.digest): _principal(row) for row in rows}
+            rows: Sequence[Any] = (await connection.execute(PRINCIPALS, {"digests": digests})).all()
+        return rows
+
+    async def _note_uses(self, digests: list[bytes]) -> None:
+        """Once an hour for each; in a unit of its own, so that nobody's request depends on it."""
+        if not digests:
+            return
+        try:
+            async with self._units.unit() as connection:
+                for statement in NOTE_USES:
+                    await connection.execute(statement, {"digests": digests})
+        except StorageUnavailable as error:
+            log.warning("uses_not_noted", count=len(digests), error=str(error)[:200])
 
     async def changes(self) -> Set[tuple[str, str]]:
         """Read by time and not by number, for a late commit must not be missed."""
@@ -109,7 +152,10 @@ class PostgresAccounts:
                 text("DELETE FROM account_changes WHERE changed_at < now() - interval '1 hour'")
             )
             await connection.execute(
-                text("DELETE FROM sessions WHERE expires_at < now() - interval '1 day'")
+                text(
+                    "DELETE FROM sessions WHERE expires_at < now() - interval '1 day'"
+                    " OR ended_at < now() - interval '1 day'"
+                )
             )
 
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
@@ -122,6 +168,7 @@ class PostgresAccounts:
                     email=account.email,
                     password_hash=account.password_hash,
                     created_at=account.created_at,
+                    bound=account.bound,
                 )
                 .on_conflict_do_nothing()
             )
@@ -137,7 +184,7 @@ class PostgresAccounts:
                     deposited=0,
                 )
             )
-            await connection.execute(insert(api_keys).values(**_columns(key)))
+            await add_key(connection, key)
             await connection.execute(insert(sessions).values(**_columns(session)))
             if bonus:
                 # The account's own id names the grant: it can never be given twice.
@@ -149,12 +196,11 @@ class PostgresAccounts:
 
     async def by_email(self, email: str) -> Account | None:
         """By address, any case."""
+        query = select(accounts).where(
+            func.lower(accounts.c.email) == func.lower(email), accounts.c.bound
+        )
         async with self._units.unit() as connection:
-            row = (
-                await connection.execute(
-                    select(accounts).where(func.lower(accounts.c.email) == func.lower(email))
-                )
-            ).first()
+            row = (await connection.execute(query)).first()
         return None if row is None else _account(row)
 
     async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
@@ -176,7 +222,7 @@ class PostgresAccounts:
             .where(api_keys.c.account_id == account_id)
             .order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
         )
-        return [_key(row) for row in await self._all(query)]
+        return [key_of(row) for row in await self._all(query)]
 
     async def add_session(self, session: Session) -> None:
         """Store a session."""
@@ -194,20 +240,7 @@ class PostgresAccounts:
                     .returning(*api_keys.c)
                 )
             ).first()
-        return None if row is None else _key(row)
-
-    async def set_replay(self, account_id: str, key_id: str, minutes: int) -> Key | None:
-        """The `KeyOptions` port: one row."""
-        async with self._units.unit() as connection:
-            row = (
-                await connection.execute(
-                    update(api_keys)
-                    .where(and_(api_keys.c.id == key_id, api_keys.c.account_id == account_id))
-                    .values(replay_minutes=minutes)
-                    .returning(*api_keys.c)
-                )
-            ).first()
-        return None if row is None else _key(row)
+        return None if row is None else key_of(row)
 
     async def standing(self, account_id: str) -> Standing | None:
         """Deposits and override, read now."""
@@ -299,7 +332,14 @@ def _principal(row: Any) -> Principal:
             _utc(row.until),
         )
     standing = Standing(account_id, Usd(row.deposited), override)
-    return Principal(account_id, _hex(row.key_id), row.email, standing, row.replay_minutes)
+    until = _utc(row.works_until)
+    if row.key_id is None:
+        return Principal(
+            account_id, "", row.email, standing, until=until, session_id=row.digest[:16].hex()
+        )
+    return Principal(
+        account_id, _hex(row.key_id), row.email, standing, row.replay_minutes, policy_of(row), until
+    )
 
 
 def _columns(row: Any) -> dict[str, Any]:
@@ -315,21 +355,7 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def _account(row: Any) -> Account:
-    return Account(_hex(row.id), row.email, row.password_hash, row.created_at)
-
-
-def _key(row: Any) -> Key:
-    return Key(
-        _hex(row.id),
-        _hex(row.account_id),
-        row.name,
-        bytes(row.digest),
-        row.prefix,
-        row.last4,
-        row.created_at,
-        _utc(row.revoked_at),
-        row.replay_minutes,
-    )
+    return Account(_hex(row.id), row.email, row.password_hash, row.created_at, row.bound)
 
 
 def _override(row: Any) -> Override:

@@ -39,7 +39,7 @@ BLOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
 
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
-APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7)"
+APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class _Operation:
     ttl_s: int
     record: dict[str, Any] | None
     done: asyncio.Future[Any]
+    key_id: UUID | None = None
 
     def is_granted_hold(self) -> bool:
         """Whether credit was held and said so."""
@@ -155,6 +156,7 @@ class Batcher:
             [operation.cost for operation in batch],
             [operation.ttl_s for operation in batch],
             orjson.dumps(records).decode() if records else None,
+            [operation.key_id for operation in batch],
             timeout=APPLY_S,
         )
         return rows
@@ -201,7 +203,9 @@ class PostgresLedger:
         self._batcher = Batcher(engine)
         self._units = units
 
-    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+    async def hold(
+        self, id: str, account_id: str, amount: Usd, ttl_s: int, key_id: str = ""
+    ) -> Held:
         """Reserve; see the port."""
         row = await self._batcher.write(
             _Operation(
@@ -213,10 +217,13 @@ class PostgresLedger:
                 ttl_s,
                 None,
                 asyncio.get_running_loop().create_future(),
+                UUID(key_id) if key_id else None,
             )
         )
         outcome = OUTCOMES[row["outcome"]]
         available = Usd(row["available"])
+        if outcome is Outcome.CAPPED:
+            return Held(outcome, None, available, Usd(row["settled"]))
         if outcome not in {Outcome.DONE, Outcome.EXISTS}:
             return Held(outcome, None, available)
         return Held(outcome, Hold(id, account_id, Usd(row["paid"]), Usd(row["promo"])), available)
@@ -252,18 +259,18 @@ class PostgresLedger:
     ) -> Outcome:
         check_amount(amount)
         async with self._units.unit() as connection:
-            answer = await connection.scalar(
-                text("SELECT ledger_credit(:id, :kind, :account, :amount, :reason, :actor)"),
-                {
-                    "id": id,
-                    "kind": kind.value,
-                    "account": account_id,
-                    "amount": amount,
-                    "reason": reason,
-                    "actor": actor,
-                },
-            )
-        return Outcome(answer)
+            return await credit(connection, id, kind, account_id, amount, reason, actor)
+
+    async def reverse(self, id: str, deposit_id: str, amount: Usd, reason: str) -> Outcome:
+        """The `Reversals` port: back to the processor what a deposit brought."""
+        check_amount(amount)
+        async with self._units.unit() as connection:
+            return await reverse(connection, id, deposit_id, amount, reason)
+
+    async def reinstate(self, id: str, reversal_id: str, reason: str) -> Outcome:
+        """The `Reversals` port: undo a reversal, once."""
+        async with self._units.unit() as connection:
+            return await reinstate(connection, id, reversal_id, reason)
 
     async def balance(self, account_id: str) -> Balance:
         """The projection, which every booking keeps."""
@@ -305,10 +312,56 @@ class PostgresLedger:
         await self._batcher.close()
 
 
+async def credit(
+    connection: AsyncConnection,
+    id: str,
+    kind: Kind,
+    account_id: str,
+    amount: Usd,
+    reason: str,
+    actor: str = "",
+) -> Outcome:
+    """Book a deposit or a grant in a transaction that has more in it."""
+    answer = await connection.scalar(
+        text("SELECT ledger_credit(:id, :kind, :account, :amount, :reason, :actor)"),
+        {
+            "id": id,
+            "kind": kind.value,
+            "account": account_id,
+            "amount": amount,
+            "reason": reason,
+            "actor": actor,
+        },
+    )
+    return Outcome(answer)
+
+
+async def reverse(
+    connection: AsyncConnection, id: str, deposit_id: str, amount: Usd, reason: str
+) -> Outcome:
+    """Reverse a deposit in a transaction that has more in it."""
+    answer = await connection.scalar(
+        text("SELECT ledger_reverse(:id, :deposit, :amount, :reason)"),
+        {"id": id, "deposit": deposit_id, "amount": amount, "reason": reason},
+    )
+    return Outcome(answer)
+
+
+async def reinstate(connection: AsyncConnection, id: str, reversal_id: str, reason: str) -> Outcome:
+    """Undo a reversal in a transaction that has more in it."""
+    answer = await connection.scalar(
+        text("SELECT ledger_reinstate(:id, :reversal, :reason)"),
+        {"id": id, "reversal": reversal_id, "reason": reason},
+    )
+    return Outcome(answer)
+
+
 HEALTH = """
 WITH replay AS (
     SELECT account_id, sum(paid) AS paid, sum(promo) AS promo, sum(held_paid) AS held_paid,
-           sum(held_promo) AS held_promo, sum(paid) FILTER (WHERE kind = 'deposit') AS deposited
+           sum(held_promo) AS held_promo,
+           sum(excess - processor) FILTER (
+               WHERE kind IN ('deposit', 'reversal', 'reinstate')) AS deposited
     FROM entries GROUP BY account_id
 ), held AS (
     SELECT e.hold_id, e.account_id, e.held_paid, e.held_promo FROM entries e

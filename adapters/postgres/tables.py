@@ -6,7 +6,9 @@ A test compares them with the migrated database, so that they cannot drift.
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Integer,
@@ -29,6 +31,8 @@ accounts = Table(
     Column("email", Text, nullable=False),
     Column("password_hash", Text, nullable=False),
     Column("created_at", _time, nullable=False),
+    Column("bound", Boolean, nullable=False),
+    Column("email_verified_at", _time),
 )
 
 api_keys = Table(
@@ -43,6 +47,14 @@ api_keys = Table(
     Column("created_at", _time, nullable=False),
     Column("revoked_at", _time),
     Column("replay_minutes", SmallInteger, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("allowed_models", ARRAY(Text), nullable=False),
+    Column("networks", ARRAY(Text), nullable=False),
+    Column("monthly_cap", BigInteger),
+    Column("expires_at", _time),
+    Column("used_at", _time),
+    Column("previous_digest", LargeBinary),
+    Column("previous_until", _time),
 )
 
 sessions = Table(
@@ -52,6 +64,9 @@ sessions = Table(
     Column("account_id", _id, nullable=False),
     Column("created_at", _time, nullable=False),
     Column("expires_at", _time, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Column("used_at", _time),
+    Column("ended_at", _time),
 )
 
 operators = Table(
@@ -84,6 +99,7 @@ balances = Table(
     Column("held_paid", BigInteger, nullable=False),
     Column("held_promo", BigInteger, nullable=False),
     Column("deposited", BigInteger, nullable=False),
+    Column("capped", Boolean, nullable=False),
 )
 
 provider_probes = Table(

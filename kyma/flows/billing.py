@@ -35,11 +35,13 @@ class Billing:
         self._hold_ttl_s = hold_ttl_s
         self._ending: set[asyncio.Task[Any]] = set()
 
-    async def hold(self, id: str, account_id: str, model: Model, size: Size) -> Hold:
+    async def hold(
+        self, id: str, account_id: str, model: Model, size: Size, key_id: str = ""
+    ) -> Hold:
         """Reserve the worst case, or refuse with what would fit."""
         amount = model.price.estimate(size)
         try:
-            held = await self._ledger.hold(id, account_id, amount, self._hold_ttl_s)
+            held = await self._ledger.hold(id, account_id, amount, self._hold_ttl_s, key_id)
         except StorageUnavailable as error:
             raise unavailable() from error
         if held.hold is None:
@@ -84,6 +86,8 @@ class Billing:
 
 
 def _not_enough(held: Held, amount: Usd, model: Model, size: Size) -> Refusal:
+    if held.cap_left is not None:
+        return _capped(held.cap_left, amount, max_output_for(model.price, size, held.cap_left))
     if held.outcome is not Outcome.INSUFFICIENT:
         raise RuntimeError(f"a new hold ended as {held.outcome}")
     fits = max_output_for(model.price, size, held.available)
@@ -99,6 +103,24 @@ def _not_enough(held: Held, amount: Usd, model: Model, size: Size) -> Refusal:
             "needed": decimal_text(amount),
             "available_usd": number(held.available),
             "available": decimal_text(held.available),
+            "max_tokens_that_fit": fits,
+        },
+    )
+
+
+def _capped(left: Usd, amount: Usd, fits: int) -> Refusal:
+    hint = f" A max_tokens of {fits} would fit." if fits > 0 else ""
+    return Refusal(
+        Code.KEY_CAP_REACHED,
+        f"This request may cost up to ${decimal_text(amount)} and the monthly cap of this API key "
+        f"has ${decimal_text(left)} left. Nothing was charged.{hint} The cap starts anew on the "
+        "first of the month (UTC); the owner of the key can raise it with "
+        "PATCH /v1/auth/keys/{id}.",
+        details={
+            "needed_usd": number(amount),
+            "needed": decimal_text(amount),
+            "cap_left_usd": number(left),
+            "cap_left": decimal_text(left),
             "max_tokens_that_fit": fits,
         },
     )

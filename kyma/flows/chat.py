@@ -99,7 +99,7 @@ class Chat:
         """
         started = self._clock.monotonic() if began is None else began
         try:
-            routes = self._routes(call, model, max_layer)
+            routes = self._routes(call, model, max_layer, admission.principal.policy.models)
         except Refusal:
             self._correct_limits(admission, call, NOTHING)
             raise
@@ -118,8 +118,14 @@ class Chat:
             affinity=_affinity(call, model),
         )
 
-    def _routes(self, call: ChatCall, model: Model, max_layer: int) -> tuple[Route, ...]:
-        """The routes that could serve this call, whatever their health."""
+    def _routes(
+        self, call: ChatCall, model: Model, max_layer: int, allowed: frozenset[str]
+    ) -> tuple[Route, ...]:
+        """The routes that could serve this call, whatever their health.
+
+        `allowed` are the models of the caller's key, if it is limited to some: no fallback
+        leaves them.
+        """
         known = self._catalogue.routes(model)
         need = call.size.likely_input + call.size.max_output
         speaking = [
@@ -138,6 +144,7 @@ class Chat:
             route
             for route in speaking
             if route.layer <= max_layer
+            and (not allowed or route.model in allowed)
             # A substitute whose window is too small would answer with the caller's error.
             and (route.model == model.id or self._catalogue.get(route.model).context_window >= need)
         )
@@ -206,8 +213,9 @@ class Chat:
             recall = self._conversations.recall(ticket.affinity.conversation)
             ticket.recalling = asyncio.ensure_future(recall)
         try:
+            principal = ticket.admission.principal
             hold = await self._billing.hold(
-                ticket.id, ticket.admission.principal.account_id, ticket.model, ticket.call.size
+                ticket.id, principal.account_id, ticket.model, ticket.call.size, principal.key_id
             )
         except BaseException:
             if ticket.recalling is not None:

@@ -87,9 +87,7 @@ class TierOverrides:
         self, account_id: str, level: int, reason: str, until: datetime | None, operator: str
     ) -> Override:
         """Put a customer on a tier until `until`, or with no end; replaces what was in force."""
-        _check_level(level)
-        _check_end(until, self._clock.now())
-        return await self._decide(account_id, level, reason, until, operator)
+        return await self._decided(await self.draft(account_id, level, reason, until, operator))
 
     async def revoke(self, account_id: str, reason: str, operator: str) -> Override:
         """Let deposits decide again; refused when no override is in force."""
@@ -99,9 +97,29 @@ class TierOverrides:
             raise Refusal(
                 Code.INVALID_VALUE, "There is no override in force, so there is nothing to revoke."
             )
-        return await self._decide(account_id, None, reason, None, operator)
+        return await self._decided(await self._drafted(account_id, None, reason, None, operator))
 
-    async def _decide(
+    async def draft(
+        self, account_id: str, level: int, reason: str, until: datetime | None, operator: str
+    ) -> Override:
+        """A grant that meets every rule and is not in force: whoever appends it announces it."""
+        _check_level(level)
+        _check_end(until, self._clock.now())
+        return await self._drafted(account_id, level, reason, until, operator)
+
+    async def announce(self, decision: Override) -> None:
+        """Tell every process, once the decision is committed.
+
+        Told before, a process could remember the old tier anew.
+        """
+        await self._invalidations.forget(decision.account_id)
+
+    async def _decided(self, decision: Override) -> Override:
+        await self._overrides.add(decision)
+        await self.announce(decision)
+        return decision
+
+    async def _drafted(
         self,
         account_id: str,
         level: int | None,
@@ -109,10 +127,10 @@ class TierOverrides:
         until: datetime | None,
         operator: str,
     ) -> Override:
-        reason = _checked_reason(reason)
-        operator = _checked_operator(operator)
+        reason = checked_reason(reason)
+        operator = checked_operator(operator)
         standing = await self._standing(account_id)
-        decision = Override(
+        return Override(
             id=self._chance.id(),
             account_id=standing.account_id,
             level=level,
@@ -121,10 +139,6 @@ class TierOverrides:
             granted_at=self._clock.now(),
             until=until,
         )
-        await self._overrides.add(decision)
-        # Told after the row is committed: told before, a process could remember the old tier anew.
-        await self._invalidations.forget(decision.account_id)
-        return decision
 
     async def _standing(self, account_id: str) -> Standing:
         plain = account_id.strip().replace("-", "").lower()
@@ -158,7 +172,8 @@ def _check_end(until: datetime | None, now: datetime) -> None:
         )
 
 
-def _checked_reason(reason: str) -> str:
+def checked_reason(reason: str) -> str:
+    """A reason as it is kept, or a refusal."""
     reason = reason.strip().replace("\x00", "")
     if not MIN_REASON_LENGTH <= len(reason) <= MAX_REASON_LENGTH:
         raise Refusal(
@@ -169,7 +184,8 @@ def _checked_reason(reason: str) -> str:
     return reason
 
 
-def _checked_operator(operator: str) -> str:
+def checked_operator(operator: str) -> str:
+    """A name that answers for a decision, or a refusal."""
     operator = operator.strip()
     if not operator:
         raise Refusal(Code.MISSING_FIELD, "A decision needs an operator's name.", param="operator")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from kyma.calls import ChatCall, Size
 from kyma.catalog.model import Model
-from kyma.flows.access import Access, Admission, unavailable
+from kyma.flows.access import Access, Admission, check_model, unavailable
 from kyma.flows.chat import MAX_LAYER, Chat
 from kyma.ledger import Balance
 from kyma.money import Usd
@@ -94,6 +94,7 @@ class Quotes:
         max_layer: int = MAX_LAYER,
     ) -> Quote:
         """A quote for this call; refuses what the call itself would be refused as unservable."""
+        check_model(principal, model.id)
         tier, quota = await self._access.quota(principal)
         candidates = await self._candidates(
             Admission(principal, tier, quota), call, model, alias, endpoint, max_layer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from kyma.accounts import Key
 from kyma.generations import Generation, LogFilter, Logged, Place
 from kyma.idempotency import KnownClaim
 from kyma.pricing import PerToken
@@ -73,12 +72,4 @@ class PriceBook(Protocol):
 
     async def prices(self, version: str, models: Collection[str]) -> Mapping[str, PerToken]:
         """Those of these models that the version had."""
-        ...
-
-
-class KeyOptions(Protocol):
-    """What the owner of a key may choose about it."""
-
-    async def set_replay(self, account_id: str, key_id: str, minutes: int) -> Key | None:
-        """Allow encrypted replay for so long (0: not at all); None if no such key is theirs."""
         ...

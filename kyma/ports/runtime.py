@@ -9,6 +9,7 @@ from typing import Protocol
 
 from kyma.calls import Fault
 from kyma.routing import Health
+from kyma.throttles import Guarded
 from kyma.tiers import Tier
 
 
@@ -112,6 +113,24 @@ class Limiter(Protocol):
 
     async def peek(self, account_id: str) -> Quota:
         """What is used now, without counting."""
+        ...
+
+
+class Attempts(Protocol):
+    """How often somebody tried to get in, counted by `kyma.throttles` over all processes.
+
+    There is no answer "unknown": a process that is on its own counts for itself.
+    """
+
+    async def take(self, kind: Guarded, address: str, subject: str) -> float:
+        """Count one attempt, of a client's address upon a subject: 0.0.
+
+        Or count nothing if there were too many: the seconds until there may be another.
+        """
+        ...
+
+    async def give_back(self, kind: Guarded, address: str, subject: str) -> None:
+        """The attempt was none: it succeeded."""
         ...
 
 

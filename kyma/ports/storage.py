@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from kyma.accounts import Account, Key, Operator, Session
-from kyma.ledger import Balance, Hold, LedgerHealth, Outcome, Resolution
+from kyma.keys import UNRESTRICTED, Policy
+from kyma.ledger import Balance, Hold, KeyMonth, LedgerHealth, Outcome, Resolution
 from kyma.money import Usd
 from kyma.tiers import Override, Standing
 from kyma.traffic import Probe, ProbeCount, Traffic
@@ -21,11 +22,15 @@ class StorageUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Answer to a hold. `hold` is None unless the outcome is DONE or EXISTS."""
+    """Answer to a hold. `hold` is None unless the outcome is DONE or EXISTS.
+
+    `cap_left` is what the key's monthly cap has left, if that is why: the outcome is CAPPED.
+    """
 
     outcome: Outcome
     hold: Hold | None
     available: Usd
+    cap_left: Usd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,13 @@ class Resolved:
 class Ledger(Protocol):
     """Money. Each call is one short transaction, possibly shared with concurrent calls."""
 
-    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
-        """Reserve `amount` under the caller's own `id` until the database clock passes `ttl_s`."""
+    async def hold(
+        self, id: str, account_id: str, amount: Usd, ttl_s: int, key_id: str = ""
+    ) -> Held:
+        """Reserve `amount` under the caller's own `id` until the database clock passes `ttl_s`.
+
+        `key_id` is the key that asks; its monthly cap, if it has one, is never exceeded.
+        """
         ...
 
     async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
@@ -78,7 +88,8 @@ class Ledger(Protocol):
 class Principal:
     """Who a secret belongs to, with all that admission derives a tier from.
 
-    `replay_minutes` is the key's consent to encrypted replay; 0 for a session.
+    `replay_minutes` is the key's consent to encrypted replay; 0 for a session. `until` is when
+    the secret stops to work, `session_id` that of the session if it is one.
     """
 
     account_id: str
@@ -86,13 +97,20 @@ class Principal:
     email: str
     standing: Standing
     replay_minutes: int = 0
+    policy: Policy = UNRESTRICTED
+    until: datetime | None = None
+    session_id: str = ""
 
 
 class Principals(Protocol):
     """From the digest of a secret to its owner."""
 
     async def principal(self, digest: bytes) -> Principal | None:
-        """Owner of a live key or session, or None if there is positively no such secret."""
+        """Owner of a key or session, or None if there is positively no such secret.
+
+        One whose time is over is found for some time yet: whoever asks looks at `until`. Notes
+        that the secret was used, at most once an hour.
+        """
         ...
 
     async def changes(self) -> Set[tuple[str, str]]:
@@ -104,11 +122,14 @@ class Accounts(Principals, Protocol):
     """Customers, their keys and their sessions."""
 
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
-        """Create all four in one transaction; False if the address is taken."""
+        """Create all four in one transaction; False if the address is taken.
+
+        No address is taken for an account that is not `bound` to it.
+        """
         ...
 
     async def by_email(self, email: str) -> Account | None:
-        """The account with this address, compared case-insensitively."""
+        """The account that this address signs in to, compared case-insensitively."""
         ...
 
     async def find(self, text: str, limit: int = 20) -> Sequence[Account]:
@@ -129,6 +150,42 @@ class Accounts(Principals, Protocol):
 
     async def standing(self, account_id: str) -> Standing | None:
         """Fresh deposits and override of an account."""
+        ...
+
+
+class Keys(Protocol):
+    """API keys beyond their listing and their revocation."""
+
+    async def create(self, key: Key) -> None:
+        """Remember a new key."""
+        ...
+
+    async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
+        """Replace a live key by what `decide` makes of it, in one transaction that holds it.
+
+        What `decide` raises leaves the key as it was. None if no such live key is theirs. A
+        cap that is new counts what was spent with the key since the first of the month.
+        """
+        ...
+
+    async def months(self, account_id: str) -> Mapping[str, KeyMonth]:
+        """What every key that has a cap spent this month, by the key's id."""
+        ...
+
+
+class SignIns(Protocol):
+    """Who is signed in where."""
+
+    async def of(self, account_id: str) -> Sequence[Session]:
+        """Live sessions, newest first."""
+        ...
+
+    async def end(self, account_id: str, session_id: str) -> bool:
+        """End one; False if no such live session is theirs."""
+        ...
+
+    async def end_all(self, account_id: str, except_digest: bytes | None = None) -> int:
+        """End all, save one perhaps; how many."""
         ...
 
 

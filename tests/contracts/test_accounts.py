@@ -20,6 +20,7 @@ from adapters.memory.storage import (
 from adapters.postgres.accounts import PostgresAccounts, PostgresOperators, PostgresOverrides
 from adapters.postgres.ledger import PostgresLedger
 from kyma.accounts import Account, Key, Operator, Session
+from kyma.keys import UNRESTRICTED
 from kyma.ledger import Outcome
 from kyma.money import ZERO, usd
 from kyma.ports.storage import Accounts, Ledger, Operators, Overrides, Principal
@@ -83,10 +84,13 @@ async def test_registration_creates_the_account_its_key_its_session_and_its_cred
     account, key, session = await office.customer("Ana@Example.com")
     assert await office.accounts.by_email("Ana@Example.com") == account
     assert await office.accounts.keys(account.id) == [key]
+    assert key.policy == UNRESTRICTED
     nothing_paid = Standing(account.id, ZERO, None)
     expected = Principal(account.id, key.id, account.email, nothing_paid)
     assert await office.accounts.principal(key.digest) == expected
-    assert await office.accounts.principal(session.digest) == replace(expected, key_id="")
+    assert await office.accounts.principal(session.digest) == replace(
+        expected, key_id="", until=session.expires_at, session_id=session.id
+    )
     balance = await office.ledger.balance(account.id)
     assert (balance.promo, balance.paid, balance.deposited) == (BONUS, ZERO, ZERO)
 
@@ -179,17 +183,20 @@ async def test_nobody_revokes_anothers_key_or_one_that_is_not_there(office: Offi
     assert await office.accounts.principal(key.digest) is not None
 
 
-async def test_an_expired_session_has_no_owner(office: Office) -> None:
+async def test_a_session_is_found_with_its_end_whether_that_has_come_or_not(
+    office: Office,
+) -> None:
     account, *_ = await office.customer()
     now = datetime.now(UTC)
     old = replace(a_session(account), expires_at=now - timedelta(seconds=1))
     live = replace(a_session(account), expires_at=now + timedelta(minutes=1))
     await office.accounts.add_session(old)
     await office.accounts.add_session(live)
-    assert await office.accounts.principal(old.digest) is None
-    found = await office.accounts.principal(live.digest)
-    assert found is not None
-    assert (found.account_id, found.key_id) == (account.id, "")
+    for session in (old, live):
+        found = await office.accounts.principal(session.digest)
+        assert found is not None
+        assert (found.account_id, found.key_id) == (account.id, "")
+        assert (found.until, found.session_id) == (session.expires_at, session.id)
 
 
 async def test_an_unknown_secret_has_no_owner(office: Office) -> None:

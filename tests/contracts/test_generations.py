@@ -1,4 +1,4 @@
-"""The contract of receipts, logs, price versions and key options, on memory and Postgres alike."""
+"""The contract of receipts, logs and price versions, on memory and Postgres alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from adapters.memory.requests import MemoryKeyOptions, MemoryPriceBook, MemoryReceipts
+from adapters.memory.requests import MemoryPriceBook, MemoryReceipts
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
 from adapters.postgres.accounts import PostgresAccounts
 from adapters.postgres.ledger import PostgresLedger
@@ -22,7 +22,7 @@ from kyma.accounts import Account, Key, Session
 from kyma.generations import Generation, LogFilter, Logged, Place, Status, place_of
 from kyma.ledger import Kind, Resolution
 from kyma.money import ZERO, Usd, usd
-from kyma.ports.requests import KeyOptions, PriceBook, Receipts
+from kyma.ports.requests import PriceBook, Receipts
 from kyma.ports.storage import Accounts, Ledger
 from kyma.pricing import per_token
 from kyma.usage import Attempt, Evidence, Usage, UsageRecord
@@ -43,7 +43,6 @@ class Office:
 
     receipts: Receipts
     prices: PriceBook
-    options: KeyOptions
     accounts: Accounts
     ledger: Ledger
 
@@ -78,7 +77,6 @@ def memory_office() -> Office:
     return Office(
         MemoryReceipts(store),
         MemoryPriceBook(),
-        MemoryKeyOptions(store),
         MemoryAccounts(store),
         MemoryLedger(store),
     )
@@ -89,7 +87,7 @@ async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Offi
     ledger = PostgresLedger(postgres_engine, postgres_units)
     receipts = PostgresReceipts(postgres_units)
     accounts = PostgresAccounts(postgres_units)
-    yield Office(receipts, receipts, accounts, accounts, ledger)
+    yield Office(receipts, receipts, accounts, ledger)
     await ledger.close()
 
 
@@ -289,30 +287,6 @@ async def test_the_first_word_on_a_price_version_stands(office: Office) -> None:
     assert await office.prices.prices("v2", ["one"]) == {"one": dear}
     assert await office.prices.prices("v3", ["one"]) == {}
     assert await office.prices.prices("v1", []) == {}
-
-
-async def test_a_key_allows_replay_once_its_owner_says_so(office: Office) -> None:
-    account, key, session = await office.customer()
-    assert (await office.accounts.keys(account.id))[0].replay_minutes == 0
-    seen = await office.accounts.changes()
-    changed = await office.options.set_replay(account.id, key.id, 10)
-    assert changed == replace(key, replay_minutes=10)
-    assert await office.accounts.keys(account.id) == [changed]
-    principal = await office.accounts.principal(key.digest)
-    signed_in = await office.accounts.principal(session.digest)
-    assert principal is not None
-    assert signed_in is not None
-    assert (principal.replay_minutes, signed_in.replay_minutes) == (10, 0)
-    told = [account_id for account_id, _ in await office.accounts.changes() - seen]
-    assert told == [account.id]
-
-
-async def test_nobody_changes_anothers_key(office: Office) -> None:
-    account, key, _ = await office.customer()
-    stranger, *_ = await office.customer()
-    assert await office.options.set_replay(stranger.id, key.id, 10) is None
-    assert await office.options.set_replay(account.id, new_id(), 10) is None
-    assert await office.accounts.keys(account.id) == [key]
 
 
 @pytest.mark.parametrize(

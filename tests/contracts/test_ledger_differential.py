@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -82,10 +83,34 @@ class DoCredit:
 
 
 @dataclass(frozen=True)
+class DoReverse:
+    name: int
+    deposit: int
+    amount: Usd
+
+    async def run(self, ledger: Any, ids: Ids) -> object:
+        return await ledger.reverse(
+            ids.back[self.name], ids.credits[self.deposit], self.amount, "test"
+        )
+
+
+@dataclass(frozen=True)
+class DoReinstate:
+    name: int
+    reversal: int
+
+    async def run(self, ledger: Any, ids: Ids) -> object:
+        return await ledger.reinstate(ids.back[self.name], ids.back[self.reversal], "test")
+
+
+@dataclass(frozen=True)
 class Together:
     """Operations that arrive at the same moment."""
 
     operations: tuple[DoHold | DoEnd, ...]
+
+
+Step = DoHold | DoEnd | DoCredit | DoReverse | DoReinstate | Together
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,7 @@ class Ids:
     accounts: Sequence[str]
     holds: Sequence[str]
     credits: Sequence[str]
+    back: Sequence[str]
 
 
 holds = st.builds(DoHold, names, which, wanted)
@@ -101,7 +127,14 @@ funds = st.builds(
     DoCredit, names, which, st.integers(1, 60).map(Usd) | st.just(MAX_AMOUNT), st.booleans()
 )
 batches = st.builds(Together, st.lists(st.one_of(holds, ends), min_size=2, max_size=12).map(tuple))
-sequences = st.lists(st.one_of(holds, ends, funds, batches), min_size=8, max_size=40)
+# Deposits and reversals draw from few names, so that reversals find what they are about.
+few = st.integers(IDS // 2, IDS - 1)
+paid = st.builds(DoCredit, few, which, st.integers(1, 60).map(Usd), st.just(True))
+backs = st.builds(DoReverse, few, few, st.integers(1, 60).map(Usd))
+undos = st.builds(DoReinstate, names, few)
+sequences = st.lists(
+    st.one_of(holds, ends, funds, paid, backs, undos, batches), min_size=8, max_size=40
+)
 bonuses = st.lists(st.integers(0, 60).map(Usd), min_size=ACCOUNTS, max_size=ACCOUNTS)
 
 
@@ -168,20 +201,19 @@ class Runner:
 @given(sequence=sequences, bonus=bonuses)
 def test_both_ledgers_answer_every_operation_alike(
     postgres: Runner,
-    sequence: list[DoHold | DoEnd | DoCredit | Together],
+    sequence: list[Step],
     bonus: list[Usd],
 ) -> None:
     postgres.run(_compare(postgres, sequence, bonus))
 
 
-async def _compare(
-    postgres: Runner, sequence: list[DoHold | DoEnd | DoCredit | Together], bonus: list[Usd]
-) -> None:
+async def _compare(postgres: Runner, sequence: list[Step], bonus: list[Usd]) -> None:
     named = [new_id() for _ in range(IDS)]
     ids = Ids(
         [new_id() for _ in range(ACCOUNTS + 1)],
         named,
         [*named[: IDS // 2], *(new_id() for _ in range(IDS - IDS // 2))],
+        [*named[: IDS // 4], *(new_id() for _ in range(IDS - IDS // 4))],
     )
     store = MemoryStore()
     memory, accounts = MemoryLedger(store), MemoryAccounts(store)
@@ -213,10 +245,13 @@ def test_neither_ledger_books_what_is_no_amount(postgres: Runner, amount: int) -
     account = new_id()
     asyncio.run(_open(MemoryAccounts(store), account, Usd(5)))
     postgres.run(_open(postgres.accounts, account, Usd(5)))
-    for ledger in (MemoryLedger(store), postgres.ledger):
+    ledgers: tuple[Any, ...] = (MemoryLedger(store), postgres.ledger)
+    for ledger in ledgers:
         for book in (ledger.deposit, ledger.grant):
             with pytest.raises(ValueError, match="cannot be booked"):
                 postgres.run(book(new_id(), account, Usd(amount), "test"))
+        with pytest.raises(ValueError, match="cannot be booked"):
+            postgres.run(ledger.reverse(new_id(), account, Usd(amount), "test"))
         assert postgres.run(ledger.balance(account)).available == 5
 
 

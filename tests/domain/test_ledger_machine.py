@@ -43,6 +43,11 @@ class Model:
     paid: dict[str, int] = field(default_factory=dict)
     put_in: dict[str, int] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+    deposits: dict[str, int] = field(default_factory=dict)
+    reversals: dict[str, tuple[str, str, int, int, bool]] = field(default_factory=dict)
+    """Of which deposit and account, how much of it was fitting and taken, whether undone."""
+
     holds: dict[str, tuple[str, int, int, float]] = field(default_factory=dict)
     ended: dict[str, tuple[Outcome, int]] = field(default_factory=dict)
 
@@ -66,6 +71,26 @@ class Model:
         self.ended[id] = (told, settled)
         return Outcome.DONE, settled
 
+    def reverse(self, id: str, deposit: str, account: str, amount: int) -> None:
+        fitting = min(amount, self.deposits[deposit])
+        taken = min(fitting, self.paid[account])
+        self.deposits[deposit] -= fitting
+        self.paid[account] -= taken
+        self.put_in[account] -= taken
+        self.lost[account] += amount - taken
+        self.reversals[id] = (deposit, account, fitting, taken, False)
+
+    def undo(self, id: str, amount: int) -> Outcome:
+        deposit, account, fitting, taken, undone = self.reversals[id]
+        if undone:
+            return Outcome.MISMATCH
+        self.deposits[deposit] += fitting
+        self.paid[account] += taken
+        self.put_in[account] += taken
+        self.lost[account] -= amount - taken
+        self.reversals[id] = (deposit, account, fitting, taken, True)
+        return Outcome.DONE
+
 
 ALREADY = {
     Kind.SETTLE: Outcome.ALREADY_SETTLED,
@@ -79,6 +104,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     holds = Bundle("holds")
     funds = Bundle("funds")
+    reversals = Bundle("reversals")
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,6 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.accounts.append(account.id)
             self.model.promo[account.id] = self.model.put_in[account.id] = bonus
             self.model.paid[account.id] = self.model.spent[account.id] = 0
+            self.model.lost[account.id] = 0
 
     @rule(target=holds, which=st.integers(0, 2), amount=AMOUNTS, ttl_s=TTL_S)
     def hold(self, which: int, amount: Usd, ttl_s: int) -> Any:
@@ -155,6 +182,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.run(book(id, account, amount, "")) is Outcome.DONE
         (self.model.paid if paid else self.model.promo)[account] += amount
         self.model.put_in[account] += amount
+        if paid:
+            self.model.deposits[id] = amount
         return id, account, paid, amount
 
     @rule(one=funds, change=st.sampled_from([0, 0, 1]), other_kind=st.booleans())
@@ -164,6 +193,30 @@ class LedgerMachine(RuleBasedStateMachine):
         same = not change and not other_kind
         told = self.run(book(id, account, Usd(amount + change), ""))
         assert told is (Outcome.EXISTS if same else Outcome.MISMATCH)
+
+    @rule(target=reversals, one=funds, amount=AMOUNTS)
+    def reverse(self, one: tuple[str, str, bool, Usd], amount: Usd) -> Any:
+        deposit, account, paid, _ = one
+        id = self.new_id()
+        told = self.run(self.ledger.reverse(id, deposit, amount, "refund"))
+        if not paid:
+            assert told is Outcome.NO_ENTRY
+            return multiple()
+        assert told is Outcome.DONE
+        self.model.reverse(id, deposit, account, amount)
+        return id, deposit, amount
+
+    @rule(one=reversals, change=st.sampled_from([0, 0, 1]))
+    def reverse_again(self, one: tuple[str, str, Usd], change: int) -> None:
+        id, deposit, amount = one
+        again = self.run(self.ledger.reverse(id, deposit, Usd(amount + change), "refund"))
+        assert again is (Outcome.MISMATCH if change else Outcome.EXISTS)
+
+    @rule(one=reversals)
+    def reinstate(self, one: tuple[str, str, Usd]) -> None:
+        id, _, amount = one
+        told = self.run(self.ledger.reinstate(self.new_id(), id, "won"))
+        assert told is self.model.undo(id, amount)
 
     @rule(seconds=st.integers(1, 90))
     def let_time_pass(self, seconds: int) -> None:
@@ -196,6 +249,32 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.model.put_in[id] == (
                 balance.available + balance.held + self.model.spent[id]
             )
+
+    @invariant()
+    def lifetime_deposits_are_net_of_what_went_back(self) -> None:
+        deposits = {
+            id: entry for id, entry in self.store.entries.items() if entry.kind == "deposit"
+        }
+        for id, balance in self.store.balances.items():
+            own = [name for name, entry in deposits.items() if entry.account_id == id]
+            assert balance.deposited == sum(self.model.deposits[name] for name in own)
+            assert balance.deposited >= 0
+
+    @invariant()
+    def what_was_not_there_is_our_loss_and_flags_its_account(self) -> None:
+        for id, lost in self.model.lost.items():
+            of_reversals = [
+                entry.loss
+                for entry in self.store.entries.values()
+                if entry.account_id == id and entry.corrects is not None
+            ]
+            assert -sum(of_reversals) == lost
+        flagged = {flag.entry_id: flag.amount for flag in self.store.flags}
+        assert flagged == {
+            id: -self.store.entries[id].loss
+            for id in self.model.reversals
+            if self.store.entries[id].loss
+        }
 
     @invariant()
     def a_balance_is_the_replay_of_its_entries(self) -> None:

@@ -64,6 +64,7 @@ def tripped(fault: Fault = Fault.BROKEN, now: float = NOW) -> Health:
         (Fault.REFUSED, Step.GIVE_UP),
         (Fault.BAD_REQUEST, Step.GIVE_UP),
         (Fault.TOO_LONG, Step.GIVE_UP),
+        (Fault.OVERDUE, Step.GIVE_UP),
     ],
 )
 def test_only_the_providers_faults_are_worth_another_route(fault: Fault, step: Step) -> None:

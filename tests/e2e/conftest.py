@@ -16,13 +16,14 @@ from tests.servers import Servers, drop_database, fresh_database, fresh_redis
 NO_BROWSER = find_chromium() is None and not os.environ.get("CI")
 """In CI a missing browser is a failure; elsewhere the run says loudly what it leaves out."""
 
-collect_ignore = ["test_console_browser.py"] if NO_BROWSER else []
+IN_BROWSER = ["test_console_browser.py", "test_pages_browser.py"]
+collect_ignore = IN_BROWSER if NO_BROWSER else []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if NO_BROWSER:
         terminalreporter.write_line(
-            "LEFT OUT: tests/e2e/test_console_browser.py, for there is no Chromium on this "
+            f"LEFT OUT of tests/e2e: {', '.join(IN_BROWSER)}, for there is no Chromium on this "
             "machine. Install it (apt-get install chromium) or set CHROMIUM.",
             yellow=True,
         )

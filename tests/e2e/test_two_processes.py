@@ -35,7 +35,7 @@ from tests.e2e.asking import (
     reset,
     send,
 )
-from tests.e2e.stack import Process, Stack
+from tests.e2e.stack import Process, Stack, register
 from tests.servers import (
     Servers,
     _migrate,
@@ -165,6 +165,24 @@ async def test_a_revoked_key_stops_within_a_second_with_redis_away_too(servers: 
     async with pair_on(url, f"redis://127.0.0.1:{free_port()}/0") as pair:
         assert max([await seconds_until_revoked(pair.a, pair.b) for _ in range(3)]) < 1.0
     await drop_database(servers, url)
+
+
+async def test_signing_out_everywhere_at_one_gateway_ends_sessions_at_the_other_within_a_second(
+    pair: Pair,
+) -> None:
+    welcome = await register(pair.a.url)
+    here = Customer(pair.a.url, welcome["user_id"], welcome["session_token"])
+    there = here.at(pair.b.url)
+    for _ in range(3):
+        assert (await there.get("/v1/auth/me")).status == 200
+    assert (await here.post("/v1/auth/logout/all", {})).status == 200
+
+    async def refused() -> bool:
+        return (await there.get("/v1/auth/me")).status == 401
+
+    assert await until(refused, 5, 0.02) < 1.0
+    with_key = Customer(pair.b.url, welcome["user_id"], welcome["api_key"])
+    assert (await with_key.get("/v1/auth/me")).status == 200
 
 
 async def test_a_breaker_that_one_gateway_opened_keeps_the_other_away(pair: Pair) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from adapters.memory.keys import MemoryAttempts
 from adapters.memory.runtime import (
     MemoryChance,
     MemoryClock,
@@ -21,6 +22,7 @@ from kyma.accounts import Account, Key, Session, looks_like_key
 from kyma.calls import Size
 from kyma.errors import Code, Refusal
 from kyma.flows.access import SESSION_DAYS, SIGN_UP_CREDIT, Access, Welcome
+from kyma.flows.throttle import Throttle
 from kyma.money import Usd, usd
 from kyma.ports.storage import Principal, StorageUnavailable
 from kyma.tiers import TIERS, Override
@@ -73,6 +75,10 @@ class Door:
 
 @pytest.fixture
 def door() -> Door:
+    return a_door()
+
+
+def a_door(*, confirms: bool = False) -> Door:
     clock = MemoryClock()
     store = MemoryStore(now=clock.now)
     accounts, invalidations = AccountsAway(store), MemoryInvalidations()
@@ -85,6 +91,8 @@ def door() -> Door:
         invalidations,
         clock,
         MemoryChance(),
+        Throttle(MemoryAttempts(clock.monotonic)),
+        confirms=confirms,
     )
     return Door(access, accounts, store, clock, invalidations)
 
@@ -171,7 +179,7 @@ async def test_a_session_ends_after_its_days(door: Door) -> None:
     door.clock.move(timedelta(days=SESSION_DAYS).total_seconds() - 1)
     assert await door.access.identify(welcome.session_token)
     door.clock.move(2)
-    assert await code_of(door.access.identify(welcome.session_token)) is Code.INVALID_KEY
+    assert await code_of(door.access.identify(welcome.session_token)) is Code.EXPIRED_KEY
 
 
 @pytest.mark.parametrize(

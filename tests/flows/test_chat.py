@@ -130,6 +130,7 @@ CODES = [
     (Fault.REFUSED, Code.CONTENT_FILTERED),
     (Fault.BAD_REQUEST, Code.REFUSED_BY_MODEL),
     (Fault.TOO_LONG, Code.CONTEXT_TOO_LONG),
+    (Fault.OVERDUE, Code.PROVIDER_TIMEOUT),
 ]
 OURS = [Fault.BUSY, Fault.BROKEN, Fault.TIMEOUT, Fault.DENIED]
 CALLERS = [Fault.REFUSED, Fault.BAD_REQUEST, Fault.TOO_LONG]
@@ -137,7 +138,7 @@ CALLERS = [Fault.REFUSED, Fault.BAD_REQUEST, Fault.TOO_LONG]
 
 def test_the_table_names_every_fault() -> None:
     assert [fault for fault, _ in CODES] == list(Fault)
-    assert set(OURS) | set(CALLERS) == set(Fault)
+    assert {*OURS, *CALLERS, Fault.OVERDUE} == set(Fault)
 
 
 @streamed
@@ -474,12 +475,14 @@ class FailingLedger:
         self._left -= 1
         return True
 
-    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+    async def hold(
+        self, id: str, account_id: str, amount: Usd, ttl_s: int, key_id: str = ""
+    ) -> Held:
         if self._fails("hold"):
             if self._done:
-                await self._ledger.hold(id, account_id, amount, ttl_s)
+                await self._ledger.hold(id, account_id, amount, ttl_s, key_id)
             raise StorageUnavailable("away")
-        return await self._ledger.hold(id, account_id, amount, ttl_s)
+        return await self._ledger.hold(id, account_id, amount, ttl_s, key_id)
 
     async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:
         if self._fails("resolve"):
@@ -613,9 +616,13 @@ class InterruptedLedger(FailingLedger):
         super().__init__(ledger, "", 0)
         self._interrupter = interrupter
 
-    async def hold(self, id: str, account_id: str, amount: Usd, ttl_s: int) -> Held:
+    async def hold(
+        self, id: str, account_id: str, amount: Usd, ttl_s: int, key_id: str = ""
+    ) -> Held:
         inner = super().hold
-        held: Held = await self._interrupter.around(lambda: inner(id, account_id, amount, ttl_s))
+        held: Held = await self._interrupter.around(
+            lambda: inner(id, account_id, amount, ttl_s, key_id)
+        )
         return held
 
     async def resolve(self, how: Resolution, record: UsageRecord | None = None) -> Resolved:

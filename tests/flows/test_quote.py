@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from adapters.memory.keys import MemoryAttempts
 from adapters.memory.runtime import MemoryChance, MemoryConversations, MemoryPasswords
 from adapters.memory.storage import MemoryAccounts
 from adapters.system import HmacDigests, SystemClock
@@ -15,6 +16,7 @@ from kyma.calls import Dialect, Fault
 from kyma.errors import Code, Refusal
 from kyma.flows.access import Access
 from kyma.flows.quote import LIKELY_OUTPUT_TOKENS, Quote, Quotes, limited_by
+from kyma.flows.throttle import Throttle
 from kyma.flows.ticket import Ticket
 from kyma.money import Usd, usd
 from kyma.ports.runtime import Quota
@@ -43,6 +45,7 @@ def access_of(world: World) -> Access:
         Nobody(),
         SystemClock(),
         MemoryChance(),
+        Throttle(MemoryAttempts(SystemClock().monotonic)),
     )
 
 

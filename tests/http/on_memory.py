@@ -16,18 +16,37 @@ from pydantic import SecretStr
 from adapters.container import Container
 from adapters.http.app import Gateway
 from adapters.http.receipts import Books
-from adapters.memory.requests import (
-    MemoryClaims,
-    MemoryKeyOptions,
-    MemoryPriceBook,
-    MemoryReceipts,
+from adapters.memory.billing import (
+    MemoryAlarms,
+    MemoryNotices,
+    MemoryOrders,
+    MemoryStatements,
+    MemoryTill,
 )
-from adapters.memory.runtime import MemoryConversations, MemoryHealth, MemoryLimiter
+from adapters.memory.identity import (
+    MemoryAuthorizationCodes,
+    MemoryDeviceCodes,
+    MemoryIdentities,
+    MemoryLinks,
+    MemoryWays,
+)
+from adapters.memory.keys import MemoryAttempts, MemoryKeys, MemorySignIns
+from adapters.memory.limit_requests import MemoryLimitRequests
+from adapters.memory.mail import MemoryBell, MemoryMails
+from adapters.memory.payments import MemoryPayments
+from adapters.memory.referrals import MemoryReferrals
+from adapters.memory.requests import MemoryClaims, MemoryPriceBook, MemoryReceipts
+from adapters.memory.runtime import (
+    MemoryConversations,
+    MemoryHealth,
+    MemoryLimiter,
+    MemoryPasswords,
+)
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
+from adapters.memory.topups import MemoryTopUps
 from adapters.settings import Settings
 from kyma.accounts import Account, Key
 from kyma.catalog.model import Catalogue
-from kyma.flows.keys import KeySettings
 from kyma.money import Usd, usd
 from tests.builders import a_key, a_session, an_account
 from tests.flows.upstreams import MODELS, PROVIDERS, Act, ScriptedUpstream
@@ -64,6 +83,7 @@ class Place:
     catalogue: Catalogue
     account: Account
     key: Key
+    container: Container
     offset: list[float] = field(default_factory=lambda: [0.0])
 
     def pass_time(self, seconds: float) -> None:
@@ -104,8 +124,8 @@ def a_body(model: str = "big", **fields: Any) -> dict[str, Any]:
     }
 
 
-async def a_place(script: Mapping[str, Sequence[Act]] | None = None) -> Place:
-    """A place in which providers do as the script says; others say hello."""
+async def a_place(script: Mapping[str, Sequence[Act]] | None = None, **more: Any) -> Place:
+    """A place in which providers do as the script says; others say hello. `more` are settings."""
     offset = [0.0]
     store = MemoryStore(now=lambda: datetime.now(UTC) + timedelta(seconds=offset[0]))
     settings = Settings(
@@ -113,6 +133,7 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None) -> Place:
         redis_url="redis://127.0.0.1:1/0",
         key_pepper=SecretStr("test-pepper-" + "0" * 32),
         sandbox="on",
+        **more,
     )
     container = Container(settings=settings)
     principals, ledger, claims = Principals(store), MemoryLedger(store), MemoryClaims(store)
@@ -120,6 +141,7 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None) -> Place:
     upstream = ScriptedUpstream(script or {}, store)
     limiter = MemoryLimiter(time.monotonic)
     catalogue = Catalogue(MODELS, {"best": "big"}, PROVIDERS)
+    ways, till = MemoryWays(store), MemoryTill(store)
     stand_ins: dict[str, object] = {
         "accounts": principals,
         "principals": principals,
@@ -131,7 +153,24 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None) -> Place:
         "catalogue": catalogue,
         "receipts": receipts,
         "claims": claims,
-        "keys": KeySettings(MemoryKeyOptions(store), principals),
+        "key_rows": MemoryKeys(store),
+        "sign_ins": MemorySignIns(store),
+        "mails": MemoryMails(store.now),
+        "bell": MemoryBell(),
+        "referral_book": MemoryReferrals(store),
+        "limit_requests": MemoryLimitRequests(store),
+        "identities": MemoryIdentities(ways),
+        "link_rows": MemoryLinks(ways),
+        "device_codes": MemoryDeviceCodes(ways),
+        "authorization_codes": MemoryAuthorizationCodes(ways),
+        "passwords": MemoryPasswords(),
+        "orders": MemoryOrders(till),
+        "notices": MemoryNotices(till),
+        "top_ups": MemoryTopUps(till),
+        "alarms": MemoryAlarms(till),
+        "statements": MemoryStatements(store),
+        "processor": MemoryPayments(store.now),
+        "attempts": MemoryAttempts(lambda: time.monotonic() + offset[0], trust_loopback=True),
     }
     for name, stand_in in stand_ins.items():
         getattr(container, name).override(providers.Object(stand_in))
@@ -150,6 +189,7 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None) -> Place:
         catalogue,
         account,
         key,
+        container,
         offset,
     )
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from adapters.http.contract import Envelope, Meter, Operation
 from adapters.http.cors import EXPOSED
-from adapters.http.errors import STATUS, envelope
+from adapters.http.errors import STATUS, envelope, oauth_envelope
 from adapters.http.models_view import list_json, model_json
 from adapters.http.openapi import PARAMETER, Route, document, routes_of
 from adapters.http.schemas import AREAS, SCHEMAS
@@ -25,7 +25,10 @@ from tests.http.wired import ask, gateway
 PUBLISHED = orjson.loads((Path(__file__).parent / "published_openapi.json").read_bytes())
 """The document of the hosted service of May 17 2026, as it was published."""
 
-ROUTES = [route for route in routes_of(gateway().quart) if route.operation is not None]
+ALL = [route for route in routes_of(gateway().quart) if route.operation is not None]
+ROUTES = [route for route in ALL if route.operation is not None and route.operation.documented]
+"""All but the pages, which are for people."""
+
 OURS = document(ROUTES)
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -224,7 +227,7 @@ def test_a_refusal_with_a_declared_code_fits_and_with_another_does_not() -> None
     assert not schema.is_valid({"error": {"message": "half an envelope"}})
 
 
-def test_errors_speak_anthropic_on_its_paths_alone() -> None:
+def test_errors_speak_anthropic_and_oauth_on_their_paths_alone() -> None:
     for path, _, found in operations(OURS):
         names = {
             part["$ref"].rsplit("/", 1)[1]
@@ -233,7 +236,24 @@ def test_errors_speak_anthropic_on_its_paths_alone() -> None:
             for part in answer["content"]["application/json"]["schema"]["allOf"]
             if "$ref" in part
         }
-        assert names == ({"AnthropicError"} if path.startswith("/messages") else {"Error"})
+        is_oauth = path in {"/auth/device/token", "/auth/token"}
+        other = {"OAuthError"} if is_oauth else {"Error"}
+        assert names == ({"AnthropicError"} if path.startswith("/messages") else other)
+
+
+def test_a_refusal_in_oauths_words_fits_too() -> None:
+    schema = Draft202012Validator(refusal_schema("pollDeviceToken", 428))
+    refusal = Refusal(Code.SLOW_DOWN, "Slower.", details={"interval": 10})
+    told = oauth_envelope(refusal, "id")
+    assert (told["error"], told["code"], told["interval"]) == ("slow_down", "slow_down", 10)
+    assert schema.is_valid(told)
+    assert not schema.is_valid(envelope(refusal, "id"))
+
+
+def test_pages_are_not_in_the_document_for_programs() -> None:
+    hidden = {route.path for route in ALL} - {route.path for route in ROUTES}
+    assert {"/signin", "/device", "/v1/auth/authorize", "/v1/auth/google/start"} <= hidden
+    assert not {path.removeprefix("/v1") for path in hidden} & set(OURS["paths"])
 
 
 @pytest.mark.parametrize("model", TEXT_MODELS, ids=lambda model: model.id)
@@ -296,6 +316,6 @@ def test_what_costs_money_can_be_repeated_without_paying_twice() -> None:
         assert (Code.IDEMPOTENCY_KEY_REUSED in route.codes) == paid
 
 
-def test_the_envelope_of_an_operation_is_one_of_two() -> None:
+def test_the_envelope_of_an_operation_is_one_of_three() -> None:
     found = {route.operation.envelope for route in ROUTES if route.operation is not None}
     assert found <= set(Envelope)

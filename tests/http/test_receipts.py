@@ -445,51 +445,6 @@ async def test_a_quote_obeys_the_headers_of_the_request() -> None:
     assert (answer.status, answer.json()["error"]["param"]) == (400, "X-Kyma-Max-Fallback-Layer")
 
 
-# Options of keys.
-
-
-async def test_a_keys_owner_allows_replay_and_every_process_is_told() -> None:
-    place = await a_place()
-    path = f"/v1/auth/keys/{place.key.id}"
-    answer = await place.ask("PATCH", path, {"replay_minutes": 10})
-    assert answer.status == 200
-    is_as_declared("Key", answer.json())
-    assert answer.json()["replay_minutes"] == 10
-    assert place.principals.forgotten == [place.account.id]
-    listed = (await place.ask("GET", "/v1/auth/keys")).json()["data"]
-    assert [key["replay_minutes"] for key in listed] == [10]
-    answer = await place.ask("PATCH", path, {"replay_minutes": 0})
-    assert answer.json()["replay_minutes"] == 0
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({}, "missing_required_parameter"),
-        ({"replay_minutes": 11}, "invalid_value"),
-        ({"replay_minutes": -1}, "invalid_value"),
-        ({"replay_minutes": 1.5}, "invalid_type"),
-        ({"replay_minutes": True}, "invalid_type"),
-        ({"replay_minutes": "10"}, "invalid_type"),
-        (b"{", "invalid_json"),
-    ],
-)
-async def test_a_bad_change_of_a_key_changes_nothing(body: Any, code: str) -> None:
-    place = await a_place()
-    answer = await place.ask("PATCH", f"/v1/auth/keys/{place.key.id}", body)
-    assert (answer.status, answer.json()["error"]["code"]) == (400, code)
-    assert place.store.keys[place.key.id] == place.key
-
-
-async def test_nobody_changes_anothers_key() -> None:
-    place = await a_place()
-    path = f"/v1/auth/keys/{place.key.id}"
-    assert (await place.ask("PATCH", path, {"replay_minutes": 5}, secret=STRANGER)).status == 404
-    assert (await place.ask("PATCH", path, {"replay_minutes": 5}, secret=None)).status == 401
-    assert (await place.ask("PATCH", "/v1/auth/keys/x", {"replay_minutes": 5})).status == 404
-    assert place.store.keys[place.key.id] == place.key
-
-
 # Idempotent repetitions of a chat.
 
 REPLAY = "x-kyma-idempotent-replay"

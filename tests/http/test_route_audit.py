@@ -9,11 +9,11 @@ from adapters.http.contract import Auth, Meter, Operation, Rate
 from adapters.http.openapi import Route, routes_of
 from adapters.http.text_contract import OPERATIONS
 from kyma.errors import Code
+from kyma.keys import Scope
 from tests.http.wired import ask, gateway
 
 BEYOND_ROUTES = {
     Code.METHOD_NOT_ALLOWED: "a method that the path does not declare",
-    Code.FORBIDDEN: "no route has a permission of its own yet",
 }
 """Codes that no operation declares, and why."""
 
@@ -81,9 +81,29 @@ def test_every_code_is_declared_by_some_operation() -> None:
 
 
 def test_what_costs_money_needs_a_key_and_is_limited() -> None:
-    metered = [operation(route) for route in DECLARED if operation(route).meter is not Meter.FREE]
+    metered = [operation(route) for route in DECLARED if operation(route).meter is Meter.TOKENS]
     assert metered
     assert all(found.auth is Auth.KEY and found.limiter is Rate.TIER for found in metered)
+
+
+def test_every_route_with_a_key_names_the_scope_that_the_key_needs() -> None:
+    nameless = {
+        route.path
+        for route in DECLARED
+        if (operation(route).auth is Auth.KEY) != (operation(route).scope is not None)
+    }
+    assert nameless == set()
+
+
+def test_what_is_metered_needs_the_scope_of_inference() -> None:
+    metered = [operation(route) for route in DECLARED if operation(route).meter is Meter.TOKENS]
+    assert {found.scope for found in metered} == {Scope.INFERENCE}
+
+
+def test_what_charges_a_card_needs_a_key_with_the_scope_of_billing() -> None:
+    bought = [operation(route) for route in DECLARED if operation(route).meter is Meter.PURCHASE]
+    assert {found.id for found in bought} == {"createCheckout", "chargeCard"}
+    assert {(found.auth, found.scope) for found in bought} == {(Auth.KEY, Scope.BILLING)}
 
 
 @pytest.mark.parametrize("route", DECLARED, ids=lambda route: f"{route.method} {route.path}")

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from adapters.http.schemas import (
     accounts,
     anthropic,
+    billing,
     chat,
     discovery,
     errors,
+    identity,
+    keys,
     models,
     receipts,
+    requests,
     responses,
     texts,
 )
@@ -20,6 +24,7 @@ from adapters.http.schemas.shapes import Schema
 AREAS: tuple[Mapping[str, Schema], ...] = (
     errors.SCHEMAS,
     accounts.SCHEMAS,
+    keys.SCHEMAS,
     models.SCHEMAS,
     discovery.SCHEMAS,
     chat.SCHEMAS,
@@ -27,6 +32,9 @@ AREAS: tuple[Mapping[str, Schema], ...] = (
     responses.SCHEMAS,
     texts.SCHEMAS,
     receipts.SCHEMAS,
+    identity.SCHEMAS,
+    requests.SCHEMAS,
+    billing.SCHEMAS,
 )
 
 SCHEMAS: Mapping[str, Schema] = {name: schema for area in AREAS for name, schema in area.items()}

@@ -1,4 +1,4 @@
-"""Registration, sign-in, keys, limits and balance."""
+"""Registration, sign-in, limits and balance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from adapters.http.schemas.shapes import (
     text,
 )
 from kyma.accounts import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
-from kyma.idempotency import MAX_REPLAY_MINUTES
 from kyma.tiers import TIERS
 
 EMAIL = text(format="email", examples=["ada@example.com"])
@@ -29,7 +28,9 @@ SCHEMAS = {
         {
             "email": EMAIL,
             "password": text(minLength=MIN_PASSWORD_LENGTH, maxLength=MAX_PASSWORD_LENGTH),
+            "referral_code": maybe(text("Of whoever sent you; one that nobody has is ignored.")),
         },
+        required=("email", "password"),
         examples=[{"email": "ada@example.com", "password": "correct horse"}],
     ),
     "Login": record(
@@ -40,29 +41,12 @@ SCHEMAS = {
         {
             "user_id": text(),
             "email": text(),
+            "referred": boolean("Whether the referral code led to somebody."),
             "api_key": API_KEY,
             "session_token": SESSION_TOKEN,
         }
     ),
     "SignedIn": record({"user_id": text(), "email": text(), "session_token": SESSION_TOKEN}),
-    "Key": record(
-        {
-            "id": text(),
-            "object": text(const="api_key"),
-            "name": text(),
-            "prefix": text("The first characters of the key.", examples=["ky-a1b2"]),
-            "last4": text("Its last four characters."),
-            "created_at": MOMENT,
-            "revoked_at": maybe(MOMENT),
-            "replay_minutes": integer(
-                "How long answers may be kept, encrypted, for an idempotent retry.",
-                minimum=0,
-                maximum=MAX_REPLAY_MINUTES,
-            ),
-        },
-        description="A key without its secret.",
-    ),
-    "KeyList": record({"object": text(const="list"), "data": array(ref("Key"))}),
     "Me": record({"user_id": text(), "email": text(), "tier": TIER, "api_keys": array(ref("Key"))}),
     "Balance": record(
         {

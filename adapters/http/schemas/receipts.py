@@ -1,4 +1,4 @@
-"""Receipts, the log, quotes, and what may be changed about a key."""
+"""Receipts, the log, and quotes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from adapters.http.schemas.shapes import (
     text,
 )
 from kyma.generations import Status
-from kyma.idempotency import MAX_REPLAY_MINUTES
 from kyma.usage import Evidence
 
 COUNT = integer(minimum=0)
@@ -196,15 +195,5 @@ SCHEMAS = {
                 }
             ),
         }
-    ),
-    "KeyChange": record(
-        {
-            "replay_minutes": integer(
-                "How long answers may be kept, encrypted, for an idempotent retry.",
-                minimum=0,
-                maximum=MAX_REPLAY_MINUTES,
-            )
-        },
-        example={"replay_minutes": 10},
     ),
 }
