@@ -121,6 +121,7 @@ class Operation:
     path: Mapping[str, Schema] = field(default_factory=dict)
     headers: Mapping[str, Schema] = field(default_factory=dict)
     body: Schema | str | None = None
+    body_required: bool = True
     description: str = ""
     envelope: Envelope = Envelope.OPENAI
     scope: Scope | None = None
@@ -205,6 +206,7 @@ def operation(
     path: Mapping[str, Schema] = NOTHING,
     headers: Mapping[str, Schema] = NOTHING,
     body: Schema | str | None = None,
+    body_required: bool = True,
     description: str = "",
     envelope: Envelope = Envelope.OPENAI,
     scope: Scope | None = None,
@@ -230,6 +232,7 @@ def operation(
         path=path,
         headers=headers,
         body=body,
+        body_required=body_required,
         description=description,
         envelope=envelope,
         scope=scope,

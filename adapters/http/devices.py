@@ -31,6 +31,7 @@ def routes(ways: Ways) -> Blueprint:
         meter=Meter.FREE,
         errors=(Code.TOO_MANY_ATTEMPTS, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE),
         body="DeviceWish",
+        body_required=False,
         answers={200: "DeviceCode"},
     )
     async def code() -> Response:

@@ -219,7 +219,7 @@ def _operation(route: Route, declared: Operation) -> dict[str, Any]:
     }
     if declared.body is not None:
         described["requestBody"] = {
-            "required": True,
+            "required": declared.body_required,
             "content": {declared.media: {"schema": _schema(declared.body)}},
         }
     return described
