@@ -239,32 +239,46 @@ def reverse(
 ) -> Entry:
     """Take back `amount` of a deposit, of which `left` has not been taken back before.
 
-    Only free paid credit is taken: what is under a hold belongs to its request, what was spent
-    is spent, and what was given is not what was paid for. The shortfall is our loss.
+    Free paid credit is taken first, then what open holds reserve of it (`shrink`): their
+    requests go on at our risk. What was spent is spent, and what was given is not what was
+    paid for. The shortfall is our loss.
     """
     check_amount(amount)
     fitting = min(amount, left)
-    taken = min(fitting, balance.paid)
+    free = min(fitting, balance.paid)
+    held = min(fitting - free, balance.held_paid)
     return Entry(
         id,
         Kind.REVERSAL,
         deposit.account_id,
-        paid=-taken,
+        paid=-free,
+        held_paid=-held,
         processor=amount,
-        loss=taken - amount,
+        loss=free + held - amount,
         reason=reason,
         corrects=deposit.id,
         excess=amount - fitting,
     )
 
 
+def shrink(holds: Iterable[Hold], amount: int) -> list[Hold]:
+    """The holds that change when so much of their paid credit is taken, the newest first."""
+    smaller = []
+    for hold in sorted(holds, key=lambda hold: hold.id, reverse=True):
+        taken = min(amount, hold.paid)
+        if taken:
+            smaller.append(replace(hold, paid=Usd(hold.paid - taken)))
+            amount -= taken
+    return smaller
+
+
 def reinstate(id: str, reversal: Entry, reason: str) -> Entry:
-    """Undo a reversal, leg by leg: what was spent before it stays spent."""
+    """Undo a reversal: all that it took is free again; what was spent before stays spent."""
     return Entry(
         id,
         Kind.REINSTATE,
         reversal.account_id,
-        paid=-reversal.paid,
+        paid=-reversal.paid - reversal.held_paid,
         processor=-reversal.processor,
         loss=-reversal.loss,
         reason=reason,

@@ -34,6 +34,9 @@ class MemoryStore:
 
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     accounts: dict[str, Account] = field(default_factory=dict)
+    proven: set[str] = field(default_factory=set)
+    """Accounts whose owner was shown to read mail at their address."""
+
     keys: dict[str, Key] = field(default_factory=dict)
     sessions: dict[bytes, Session] = field(default_factory=dict)
     overrides: list[Override] = field(default_factory=list)
@@ -209,11 +212,23 @@ class MemoryLedger:
         balance = store.balances[deposit.account_id]
         entry = rules.reverse(id, deposit, left, balance, amount, reason)
         store.book(entry)
+        self._shrink(entry)
         store.note_change(entry.account_id)
         if entry.loss:
             flag = Flag(id, entry.account_id, Usd(-entry.loss), reason, store.now())
             store.flags.append(flag)
         return Outcome.DONE
+
+    def _shrink(self, reversal: Entry) -> None:
+        store = self._store
+        own = [h for h, _ in store.open_holds.values() if h.account_id == reversal.account_id]
+        for smaller in rules.shrink(own, -reversal.held_paid):
+            hold, until = store.open_holds[smaller.id]
+            store.open_holds[smaller.id] = (smaller, until)
+            if smaller.id in store.capped_holds:
+                used = store.held_with[smaller.id]
+                month, taken = store.key_months[used], Usd(hold.amount - smaller.amount)
+                store.key_months[used] = month.resolved(taken, ZERO)
 
     def reinstate_now(self, id: str, reversal_id: str, reason: str) -> Outcome:
         """For callers whose transaction has more in it."""
@@ -264,12 +279,24 @@ class MemoryLedger:
             entries=len(entries),
             sum_of_all_books=sum(entry.total for entry in entries),
             balances_off=off,
-            holds_off=len(unresolved ^ store.open_holds.keys()),
+            holds_off=len(unresolved ^ store.open_holds.keys()) + self._reserved_off(),
             open_holds=len(store.open_holds),
             oldest_open_hold_s=0.0,
             revenue=Usd(sum(entry.revenue for entry in entries)),
             provider_cost=Usd(-sum(entry.provider_cost for entry in entries)),
             loss=Usd(-sum(entry.loss for entry in entries)),
+        )
+
+
+    def _reserved_off(self) -> int:
+        """Accounts whose open holds are not what their balance has reserved."""
+        store = self._store
+        reserved: dict[str, int] = {}
+        for hold, _ in store.open_holds.values():
+            reserved[hold.account_id] = reserved.get(hold.account_id, 0) + hold.amount
+        return sum(
+            reserved.get(account_id, 0) != balance.held
+            for account_id, balance in store.balances.items()
         )
 
 
@@ -332,6 +359,8 @@ class MemoryAccounts:
         """All or nothing."""
         store = self._store
         if account.bound and await self.by_email(account.email) is not None:
+            return False
+        if account.id in store.accounts:
             return False
         store.accounts[account.id] = account
         store.balances[account.id] = Balance()

@@ -368,6 +368,8 @@ WITH replay AS (
     WHERE e.kind = 'hold' AND NOT EXISTS (
         SELECT 1 FROM entries r
         WHERE r.hold_id = e.hold_id AND r.kind IN ('settle', 'refund', 'expire'))
+), reserved AS (
+    SELECT account_id, sum(paid) AS paid, sum(promo) AS promo FROM open_holds GROUP BY account_id
 ), books AS (
     SELECT count(*) AS entries, coalesce(sum(revenue), 0) AS revenue,
            coalesce(sum(provider_cost), 0) AS provider_cost, coalesce(sum(loss), 0) AS loss,
@@ -382,9 +384,13 @@ SELECT books.*,
         IS DISTINCT FROM
            (coalesce(r.paid, 0), coalesce(r.promo, 0), coalesce(r.held_paid, 0),
             coalesce(r.held_promo, 0), coalesce(r.deposited, 0))) AS balances_off,
+    -- A reversal may have taken of a hold: it is never more than its entry said.
     (SELECT count(*) FROM open_holds o FULL JOIN held h USING (hold_id)
-     WHERE (o.account_id, o.paid, o.promo)
-        IS DISTINCT FROM (h.account_id, h.held_paid, h.held_promo)) AS holds_off,
+     WHERE (o.account_id, o.promo) IS DISTINCT FROM (h.account_id, h.held_promo)
+        OR o.paid > h.held_paid)
+    + (SELECT count(*) FROM balances b FULL JOIN reserved r USING (account_id)
+       WHERE (coalesce(b.held_paid, 0), coalesce(b.held_promo, 0))
+          IS DISTINCT FROM (coalesce(r.paid, 0), coalesce(r.promo, 0))) AS holds_off,
     (SELECT count(*) FROM open_holds) AS open_holds,
     coalesce((SELECT extract(epoch FROM now() - min(e.created_at))
               FROM open_holds o JOIN entries e ON e.id = o.hold_id), 0) AS oldest_s

@@ -1,4 +1,4 @@
-"""Memory and Postgres agree on monthly caps: any sequence of caps, holds and ends, also at once.
+"""Memory and Postgres agree on monthly caps: any sequence of caps, holds, ends and reversals.
 
 Keys get caps, have them raised, lowered and lifted, while holds of several keys of one account
 come singly and in batches. After every step what each key has spent and reserved is the same on
@@ -24,7 +24,7 @@ from adapters.postgres.units import PostgresUnits, make_engine
 from kyma.accounts import Key
 from kyma.ledger import Kind, Outcome, Resolution
 from kyma.money import ZERO, Usd
-from kyma.ports.storage import Accounts, Held, Keys, Ledger
+from kyma.ports.storage import Accounts, Held, Keys
 from tests.builders import a_key, a_record, a_session, an_account, new_id
 
 ACCOUNTS = 2
@@ -32,7 +32,8 @@ KEYS = 4
 """Two of each account; the one after the last is none, as a session's."""
 
 NAMES = 24
-CREDIT = Usd(200)
+GIVEN = Usd(80)
+PAID = Usd(120)
 
 names = st.integers(0, NAMES - 1)
 amounts = st.integers(0, 40).map(Usd)
@@ -65,6 +66,14 @@ class DoSweep:
 
 
 @dataclass(frozen=True)
+class DoTake:
+    """So much of what an account paid goes back, of its holds too."""
+
+    account: int
+    amount: Usd
+
+
+@dataclass(frozen=True)
 class Together:
     operations: tuple[DoHold | DoEnd, ...]
 
@@ -75,11 +84,14 @@ class Place:
 
     accounts: Accounts
     keys: Keys
-    ledger: Ledger
+    ledger: MemoryLedger | PostgresLedger
     ids: Ids
 
-    async def run(self, step: DoHold | DoEnd | DoCap | DoSweep) -> object:
+    async def run(self, step: DoHold | DoEnd | DoCap | DoTake | DoSweep) -> object:
         ids = self.ids
+        if isinstance(step, DoTake):
+            deposit = ids.deposits[step.account]
+            return await self.ledger.reverse(new_id(), deposit, step.amount, "test")
         if isinstance(step, DoHold):
             key = ids.keys[step.key]
             return await self.ledger.hold(
@@ -121,6 +133,7 @@ class Ids:
     accounts: Sequence[str]
     keys: Sequence[Key | None]
     names: Sequence[str]
+    deposits: Sequence[str]
     placed: dict[int, int] = field(default_factory=dict)
     """By which key a name was first held."""
 
@@ -136,7 +149,10 @@ ends = st.builds(
 cap = st.none() | st.integers(0, 60).map(Usd)
 caps = st.builds(DoCap, st.integers(0, KEYS - 1), cap)
 batches = st.builds(Together, st.lists(holds | ends, min_size=2, max_size=10).map(tuple))
-later = st.lists(st.one_of(holds, ends, caps, st.just(DoSweep()), batches), min_size=6, max_size=40)
+takes = st.builds(DoTake, st.integers(0, ACCOUNTS - 1), st.integers(1, 60).map(Usd))
+later = st.lists(
+    st.one_of(holds, ends, caps, takes, st.just(DoSweep()), batches), min_size=6, max_size=40
+)
 sequences = st.tuples(st.lists(cap, min_size=KEYS, max_size=KEYS), later).map(
     lambda drawn: [*(DoCap(key, cap) for key, cap in enumerate(drawn[0])), *drawn[1]]
 )
@@ -186,7 +202,9 @@ async def _open(place: Place) -> None:
     for id in place.ids.accounts:
         account = replace(an_account(f"{id}@example.com"), id=id)
         first = a_key(account)
-        assert await place.accounts.register(account, first, a_session(account), CREDIT)
+        assert await place.accounts.register(account, first, a_session(account), GIVEN)
+        deposit = place.ids.deposits[place.ids.accounts.index(id)]
+        assert await place.ledger.deposit(deposit, id, PAID, "test") is Outcome.DONE
         for key in place.ids.keys:
             if key is not None and key.account_id == id:
                 await place.keys.create(key)
@@ -194,7 +212,7 @@ async def _open(place: Place) -> None:
 
 def _fresh() -> Ids:
     accounts = [new_id() for _ in range(ACCOUNTS)]
-    ids = Ids(accounts, [], [new_id() for _ in range(NAMES)])
+    ids = Ids(accounts, [], [new_id() for _ in range(NAMES)], [new_id() for _ in accounts])
     ids.keys = [
         replace(a_key(an_account()), account_id=ids.owner(number)) for number in range(KEYS)
     ] + [None]

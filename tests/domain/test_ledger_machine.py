@@ -73,9 +73,14 @@ class Model:
 
     def reverse(self, id: str, deposit: str, account: str, amount: int) -> None:
         fitting = min(amount, self.deposits[deposit])
-        taken = min(fitting, self.paid[account])
+        free = taken = min(fitting, self.paid[account])
         self.deposits[deposit] -= fitting
-        self.paid[account] -= taken
+        self.paid[account] -= free
+        for id_, (owner, promo, paid, until) in sorted(self.holds.items(), reverse=True):
+            if owner == account:
+                of_hold = min(fitting - taken, paid)
+                taken += of_hold
+                self.holds[id_] = (owner, promo, paid - of_hold, until)
         self.put_in[account] -= taken
         self.lost[account] += amount - taken
         self.reversals[id] = (deposit, account, fitting, taken, False)

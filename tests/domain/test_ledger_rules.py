@@ -84,10 +84,10 @@ TABLE = """
   5   7 | reverse r1 d 3; reverse r2 d 9         | done                  |  5   0   0 -
   5   7 | reverse r1 x 3                         | no_such_entry         |  5   7   0 -
   5   0 | reverse r1 p 3                         | no_such_entry         |  5   0   0 -
-  5   7 | hold h1 9; reverse r1 d 7              | done                  |  0   0   9 -
-  5   7 | hold h1 9; reverse r1 d 7; refund h1   | done                  |  5   4   0 0
+  5   7 | hold h1 9; reverse r1 d 7              | done                  |  0   0   5 -
+  5   7 | hold h1 9; reverse r1 d 7; refund h1   | done                  |  5   0   0 0
   5   7 | reverse r1 d 3; reinstate u1 r1        | done                  |  5   7   0 -
-  5   7 | hold h1 9; reverse r1 d 7; reinstate u1 r1 | done              |  0   3   9 -
+  5   7 | hold h1 9; reverse r1 d 7; reinstate u1 r1 | done              |  0   7   5 -
   5   7 | reverse r1 d 3; reinstate u1 r1; reinstate u1 r1 | exists      |  5   7   0 -
   5   7 | reverse r1 d 3; reinstate u1 r1; reinstate u2 r1 | same_id_other_content | 5 7 0 -
   5   7 | reinstate u1 r1                        | no_such_entry         |  5   7   0 -
