@@ -17,6 +17,8 @@ import structlog
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
+from kyma.errors import Code, Refusal
+
 log = structlog.get_logger("kyma")
 
 R = TypeVar("R")
@@ -38,8 +40,8 @@ class SystemChance:
     """Randomness from the operating system."""
 
     def dice(self) -> float:
-        """Uniform in (0, 1). Spreads load, guards nothing."""
-        return random.random() or 0.5  # noqa: S311
+        """Uniform in (0, 1)."""
+        return random.random() or 0.5  # noqa: S311 - spreads load, guards nothing
 
     def id(self) -> str:
         """UUID version 7 (RFC 9562): 48 bits of milliseconds, then randomness, as 32 hex digits."""
@@ -54,16 +56,18 @@ class SystemChance:
 
 
 class Argon2Passwords:
-    """argon2id with the library's current defaults, on threads of its own.
+    """argon2id on threads of its own, with the first parameters of OWASP's password cheat sheet.
 
-    One hash keeps four cores and 64 MB busy for a while. A burst of sign-ups waits here, in
-    turn, rather than taking the processor from the requests and the database's connections.
+    A burst of sign-ups waits here, in turn, rather than taking the processor from the requests
+    and the database's connections; one that would wait for long is refused.
     """
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
-        at_once = max(1, (os.cpu_count() or 1) // (2 * self._hasher.parallelism))
+    def __init__(self, most_waiting: int = 64) -> None:
+        self._hasher = PasswordHasher(memory_cost=46 * 1024, time_cost=1, parallelism=1)
+        at_once = max(1, (os.cpu_count() or 1) // 2)
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="password")
+        self._most_waiting = most_waiting
+        self._waiting = 0
         self._decoy = self._hasher.hash(secrets.token_hex(16))
 
     async def hash(self, password: str) -> str:
@@ -75,7 +79,18 @@ class Argon2Passwords:
         return await self._run(self._compare, password, hashed)
 
     async def _run(self, work: Callable[..., R], *args: object) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        if self._waiting >= self._most_waiting:
+            raise Refusal(
+                Code.TOO_MANY_ATTEMPTS,
+                "Too many people sign in or up at this moment. Try again in some seconds.",
+                retry_after_s=5,
+            )
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, work, *args)
+        finally:
+            self._waiting -= 1
 
     def _compare(self, password: str, hashed: str | None) -> bool:
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from adapters.system import Argon2Passwords
+from kyma.errors import Code, Refusal
 
 
 async def test_a_hash_matches_its_password_alone() -> None:
@@ -18,7 +21,7 @@ async def test_a_hash_matches_its_password_alone() -> None:
 
 
 async def test_a_burst_of_sign_ups_does_not_hold_the_threads_that_others_need() -> None:
-    """Six hashes at once, of four threads each, kept the database's connections waiting."""
+    """Six hashes at once kept the database's connections waiting until they timed out."""
     passwords = Argon2Passwords()
     hashes = [asyncio.create_task(passwords.hash(f"secret-{n}")) for n in range(40)]
     await asyncio.sleep(0)
@@ -27,3 +30,15 @@ async def test_a_burst_of_sign_ups_does_not_hold_the_threads_that_others_need() 
     for task in hashes:
         task.cancel()
     await asyncio.gather(*hashes, return_exceptions=True)
+
+
+async def test_who_would_wait_for_long_is_refused_and_the_next_one_is_served() -> None:
+    passwords = Argon2Passwords(most_waiting=3)
+    waiting = [asyncio.create_task(passwords.hash(f"secret-{n}")) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Refusal) as refused:
+        await passwords.hash("secret-4")
+    assert (refused.value.code, refused.value.retry_after_s) == (Code.TOO_MANY_ATTEMPTS, 5)
+    waiting[2].cancel()
+    assert len(await asyncio.gather(*waiting[:2])) == 2
+    assert await passwords.matches("secret-4", await passwords.hash("secret-4"))
