@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kyma.errors import Code, Refusal
-from kyma.money import Usd, decimal_text, usd
+from kyma.money import ZERO, Usd, decimal_text, usd
 from kyma.orders import CENT, check_purchase
 
 LOW_BALANCE = usd("1")
-"""Less than this is a low balance: said once by mail, until the next deposit."""
+"""Less than this is a low balance, for who ever had twice as much: see `low_mark`."""
 
 MAX_FAILURES = 3
 """So many in a row switch it off."""
@@ -36,6 +36,8 @@ class TopUp:
     failures: int = 0
     not_before: datetime | None = None
     message: str = ""
+    tax: Usd = ZERO
+    """On top of `amount`, as last reckoned; the ceiling is of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class LowBalance:
 
     account_id: str
     armed_by: str
-    available: Usd
+    posted: Usd
+    """What is left, held credit included: a hold may all come back."""
 
 
 def check(setting: TopUp) -> None:
@@ -64,8 +67,9 @@ def check(setting: TopUp) -> None:
         raise _bad("threshold", "must be whole cents, and more than nothing")
     if setting.threshold > setting.amount:
         raise _bad("threshold", "must not exceed `amount`: one charge must be enough")
-    if setting.monthly_ceiling < setting.amount or setting.monthly_ceiling % CENT:
-        raise _bad("monthly_ceiling", "must be whole cents, and at least `amount`")
+    if setting.monthly_ceiling < setting.amount + setting.tax or setting.monthly_ceiling % CENT:
+        taxes = f" and its taxes ({decimal_text(setting.tax)})" if setting.tax else ""
+        raise _bad("monthly_ceiling", f"must be whole cents, and at least `amount`{taxes}")
     if setting.monthly_ceiling > MAX_CEILING:
         raise _bad("monthly_ceiling", f"must not exceed {decimal_text(MAX_CEILING)}")
 
@@ -74,12 +78,23 @@ def _bad(param: str, what: str) -> Refusal:
     return Refusal(Code.INVALID_VALUE, f"`{param}` {what}.", param=param)
 
 
-def is_due(setting: TopUp, available: Usd, charged_this_month: Usd, now: datetime) -> bool:
-    """Whether to charge now, if no charge is under way."""
+def low_mark(brought: Usd) -> Usd:
+    """Below what a balance is low after this much came in: said once by mail, until the next.
+
+    Half of it, if that is less: a sign-up grant is not low from the beginning.
+    """
+    return min(LOW_BALANCE, Usd(brought // 2))
+
+
+def is_due(setting: TopUp, posted: Usd, charged_this_month: Usd, now: datetime) -> bool:
+    """Whether to charge now, if no charge is under way.
+
+    `posted` counts what is held: nobody is charged for a hold that comes back.
+    """
     return (
         setting.enabled
-        and available < setting.threshold
-        and charged_this_month + setting.amount <= setting.monthly_ceiling
+        and posted < setting.threshold
+        and charged_this_month + setting.amount + setting.tax <= setting.monthly_ceiling
         and (setting.not_before is None or setting.not_before <= now)
     )
 

@@ -17,15 +17,17 @@ from adapters.http.billing_view import (
     page_json,
     topup_json,
 )
-from adapters.http.contract import Auth, Meter, Rate, Tag, View, operation
-from adapters.http.parsing import json_object, optional_text, signed_in
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, View, operation
+from adapters.http.parsing import client, json_object, optional_text, signed_in
 from kyma.errors import Code, Refusal
 from kyma.flows.credits import Credits
+from kyma.flows.throttle import Throttle
 from kyma.flows.till import Till
 from kyma.flows.topup import AutoTopUps
 from kyma.idempotency import HEADER as IDEMPOTENCY_KEY
 from kyma.keys import Scope
 from kyma.orders import OrderState
+from kyma.throttles import Guarded
 from kyma.topups import TopUp
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ NOTICE_BYTES = 256 * 1024
 
 SIGNATURE = "Stripe-Signature"
 AWAY = (Code.BILLING_OFF, Code.PROCESSOR_UNAVAILABLE, Code.PAYMENT_FAILED)
+BEGUN = (*AWAY, Code.TOO_MANY_ATTEMPTS)
 AMOUNTS = ("threshold", "amount", "monthly_ceiling")
 
 
@@ -46,6 +49,11 @@ class Sales:
     credits: Credits
     till: Till
     auto: AutoTopUps
+    throttle: Throttle
+
+    async def begin(self, account_id: str) -> None:
+        """Count a purchase that somebody begins, or refuse it, before the processor is asked."""
+        await self.throttle.take(Guarded.PURCHASE, client().address, account_id)
 
     async def state_of(self, account_id: str, order_id: str) -> str:
         """How an account's order stands now, the processor asked."""
@@ -86,14 +94,16 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.PURCHASE,
-        errors=AWAY,
+        repeat=Repeat.SAME,
+        errors=BEGUN,
         body="Purchase",
         answers={200: "Order"},
     )
     async def checkout() -> Response:
         account = (await signed_in(parts.access)).account_id
-        credits, amount = open_shop(parts).credits, purchase(await json_object())
-        return _json(order_json(await credits.buy(account, amount, _key())))
+        shop, amount = open_shop(parts), purchase(await json_object())
+        await shop.begin(account)
+        return _json(order_json(await shop.credits.buy(account, amount, _key())))
 
     @blueprint.get("/checkout/<order_id>")
     @operation(
@@ -123,15 +133,17 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.PURCHASE,
-        errors=(*AWAY, Code.PAYMENT_ACTION, Code.NOT_FOUND),
+        repeat=Repeat.SAME,
+        errors=(*BEGUN, Code.PAYMENT_ACTION, Code.NOT_FOUND),
         body="CardPurchase",
         answers={200: "Order", 202: "Order"},
     )
     async def charge() -> Response:
         account = (await signed_in(parts.access)).account_id
-        credits, body = open_shop(parts).credits, await json_object()
-        card = optional_text(body, "card_id")
-        known = await credits.charge(account, purchase(body), card, _key())
+        shop, body = open_shop(parts), await json_object()
+        card, amount = optional_text(body, "card_id"), purchase(body)
+        await shop.begin(account)
+        known = await shop.credits.charge(account, amount, card, _key())
         return _json(order_json(known), 200 if known.state is OrderState.CREDITED else 202)
 
 
@@ -143,10 +155,12 @@ def _cards(blueprint: Blueprint, parts: Parts) -> None:
         return _json(cards_json(await open_shop(parts).till.cards(account)))
 
     @blueprint.post("/cards")
-    @_about_cards("saveCard", "A page to leave a card on", "CardPage")
+    @_about_cards("saveCard", "A page to leave a card on", "CardPage", Repeat.SHOWN_ONCE, BEGUN)
     async def save() -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(page_json(await open_shop(parts).till.setup(account)))
+        shop = open_shop(parts)
+        await shop.begin(account)
+        return _json(page_json(await shop.till.setup(account)))
 
     @blueprint.put("/cards/<card_id>/default")
     @_about_cards("chooseCard", "Make a saved card the default", "CardList")
@@ -161,7 +175,13 @@ def _cards(blueprint: Blueprint, parts: Parts) -> None:
         return _json(cards_json(await open_shop(parts).till.remove(account, card_id)))
 
 
-def _about_cards(id: str, summary: str, answer: str) -> Callable[[View], View]:
+def _about_cards(
+    id: str,
+    summary: str,
+    answer: str,
+    repeat: Repeat | None = None,
+    errors: tuple[Code, ...] = AWAY,
+) -> Callable[[View], View]:
     """Cards live at the processor; a number is never seen here."""
     return operation(
         id=id,
@@ -171,8 +191,9 @@ def _about_cards(id: str, summary: str, answer: str) -> Callable[[View], View]:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=AWAY,
+        errors=errors,
         answers={200: answer},
+        repeat=repeat,
     )
 
 
@@ -262,6 +283,7 @@ def _webhook(blueprint: Blueprint, parts: Parts) -> None:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.NEVER,
         errors=(Code.FORGED_NOTICE, Code.BILLING_OFF, Code.STORAGE_UNAVAILABLE),
         body="Notice",
         answers={200: "Received"},
@@ -277,7 +299,7 @@ async def _notice() -> bytes:
     too_large = Refusal(Code.BODY_TOO_LARGE, f"A notice has at most {NOTICE_BYTES:,} bytes.")
     if (request.content_length or 0) > NOTICE_BYTES:
         raise too_large
-    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+    raw = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     if len(raw) > NOTICE_BYTES:
         raise too_large
     return raw

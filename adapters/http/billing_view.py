@@ -88,7 +88,7 @@ def invoices_json(invoices: Iterable[Invoice]) -> dict[str, Any]:
 
 def topup_json(setting: TopUp | None, charged: Usd) -> dict[str, Any]:
     """Auto top-up as chosen; all null for who never chose."""
-    amounts = ("threshold", "amount", "monthly_ceiling")
+    amounts = ("threshold", "amount", "tax", "monthly_ceiling")
     shown: dict[str, Any] = {}
     for name in amounts:
         if setting is None:

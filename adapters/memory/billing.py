@@ -26,9 +26,11 @@ from kyma.orders import (
 from kyma.payments import Checkout, Event, Order, Payment, PaymentState
 from kyma.ports.billing import NotBooked
 from kyma.statements import MOVING, Line, LineFilter, Place, Statement, line_of, statement, summed
-from kyma.topups import LOW_BALANCE, LowBalance
+from kyma.topups import LowBalance, low_mark
 
 GOOD = frozenset({Outcome.DONE, Outcome.EXISTS})
+ARMING = frozenset({Kind.DEPOSIT, Kind.GRANT})
+"""After these a balance may be called low again."""
 
 
 @dataclass(slots=True)
@@ -73,8 +75,10 @@ class MemoryOrders:
             return None
         return Customer(account_id, account.email, self._till.customers.get(account_id))
 
-    async def remember(self, account_id: str, id: str) -> str:
-        """The first stays."""
+    async def remember(self, account_id: str, id: str, instead_of: str | None = None) -> str:
+        """The first stays, unless it is the one to be replaced."""
+        if instead_of is not None and self._till.customers.get(account_id) == instead_of:
+            self._till.customers[account_id] = id
         return self._till.customers.setdefault(account_id, id)
 
     async def open(self, order: Order, customer: str) -> KnownOrder | None:
@@ -150,15 +154,15 @@ class MemoryOrders:
         if known is None or known.state is OrderState.CREDITED:
             return
         payment = ruling.payment
-        self._till.put(
-            replace(
+        known = replace(known, payment_id=payment.id)
+        if known.state in WAITING or ruling.state is OrderState.CREDITED:
+            known = replace(
                 known,
                 state=ruling.state,
-                payment_id=payment.id,
                 message=payment.message,
                 action_url=payment.action_url,
             )
-        )
+        self._till.put(known)
 
     async def uncredited(self, limit: int = 100) -> Sequence[Uncredited]:
         """Oldest first."""
@@ -253,21 +257,23 @@ class MemoryAlarms:
         self._till = till
 
     async def low(self, limit: int = 100) -> Sequence[LowBalance]:
-        """By each account's latest deposit."""
+        """By what came in since each account was last told: the latest, and the most of it."""
         store = self._till.store
-        armed = {
-            entry.account_id: entry.id
-            for entry in store.entries.values()
-            if entry.kind is Kind.DEPOSIT
-        }
+        armed: dict[str, tuple[str, Usd]] = {}
+        for entry in store.entries.values():
+            if entry.kind in ARMING:
+                before = armed.get(entry.account_id)
+                most = Usd(0) if before is None or before[0] in self._till.told else before[1]
+                brought = Usd(entry.paid + entry.promo)
+                armed[entry.account_id] = (entry.id, max(most, brought))
         return [
-            LowBalance(account, by, store.balances[account].available)
-            for account, by in armed.items()
-            if by not in self._till.told and store.balances[account].available < LOW_BALANCE
+            LowBalance(account, by, store.balances[account].posted)
+            for account, (by, brought) in armed.items()
+            if by not in self._till.told and store.balances[account].posted < low_mark(brought)
         ][:limit]
 
     async def told(self, alarm: LowBalance) -> None:
-        """Until the next deposit."""
+        """Until the next deposit or grant."""
         self._till.told.add(alarm.armed_by)
 
 

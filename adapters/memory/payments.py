@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from kyma.money import ZERO, Usd
 from kyma.payments import (
@@ -71,6 +72,7 @@ class MemoryPayments:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._customers: dict[str, str] = {}
+        self._gone: set[str] = set()
         self._pages: dict[str, _Page] = {}
         self._of_order: dict[str, str] = {}
         self._payments: dict[str, Payment] = {}
@@ -86,6 +88,12 @@ class MemoryPayments:
         self.charges = 0
         """How often a card was really charged."""
 
+        self.tax_percent = 0
+        self.reckoned = 0
+        """How often taxes were worked out."""
+
+        self._taxes: dict[str, Usd] = {}
+
     def event(self, raw: bytes, signature: str) -> Event | None:
         """A notice that was signed here within five minutes."""
         stamp, _, mark = signature.partition(".")
@@ -99,10 +107,13 @@ class MemoryPayments:
         at = datetime.fromtimestamp(int(told["created"]), UTC)
         return Event(told["id"], told["kind"], told["payment"], told["checkout"], at)
 
-    async def customer(self, account_id: str, email: str) -> str:  # noqa: ARG002 - the port's
-        """One for each account."""
+    async def customer(self, account_id: str, email: str, known: str | None = None) -> str:  # noqa: ARG002 - the port's
+        """One for each account, and another for each that is gone."""
         async with self._answering():
-            return self._customers.setdefault(account_id, f"cus_{account_id}")
+            if known is not None and known not in self._gone:
+                return known
+            again = f"_{known}" if known else ""
+            return self._customers.setdefault(account_id + again, f"cus_{account_id}{again}")
 
     async def checkout(self, order: Order, customer: str, back_url: str) -> Checkout:
         """One page for each order."""
@@ -117,7 +128,21 @@ class MemoryPayments:
                 raise ProcessorRefused("the same key with other parameters")
             return page.shown
 
-    async def charge(self, order: Order, customer: str, card_id: str) -> Payment:
+    async def tax(self, order: Order, customer: str) -> Usd:
+        """`tax_percent`, in whole cents; kept for the charge."""
+        async with self._answering():
+            self._check(order, customer)
+            return self._reckoned(order)
+
+    def _reckoned(self, order: Order) -> Usd:
+        if order.id not in self._taxes:
+            self.reckoned += bool(self.tax_percent)
+            self._taxes[order.id] = Usd(order.amount * self.tax_percent // 100 // CENT * CENT)
+        return self._taxes[order.id]
+
+    async def charge(
+        self, order: Order, customer: str, card_id: str, back_url: str | None = None
+    ) -> Payment:
         """One payment for each order, whatever its card did."""
         async with self._answering():
             self._check(order, customer)
@@ -126,9 +151,13 @@ class MemoryPayments:
                 manner = dict(self._cards.get(customer, [])).get(card_id)
                 if manner is None:
                     raise ProcessorRefused(f"{card_id} is not a card of {customer}")
-                known = self._begin(order, customer).id
+                known = self._begin(order, customer, self._reckoned(order)).id
                 self._of_order[order.id] = known
                 self._try(known, manner)
+                waiting = self._payments[known]
+                if back_url is not None and waiting.state is PaymentState.NEEDS_ACTION:
+                    url = f"https://pay.example/bank/{known}"
+                    self._payments[known] = replace(waiting, action_url=url)
             return self._payments[known]
 
     async def payment(self, id: str) -> Payment | None:
@@ -136,6 +165,18 @@ class MemoryPayments:
         async with self._answering():
             page = self._pages.get(id)
             return self._payments.get((page.payment_id or "") if page else id)
+
+    async def cancel(self, id: str) -> Payment | None:
+        """Unless it is paid or under way."""
+        async with self._answering():
+            payment = self._payments.get(id)
+            if payment is not None and payment.state in {
+                PaymentState.NEEDS_ACTION,
+                PaymentState.FAILED,
+            }:
+                gone = replace(payment, state=PaymentState.CANCELED, action_url=None)
+                self._set(gone, "payment.canceled")
+            return self._payments.get(id)
 
     async def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
         """Those that changed at or after it."""
@@ -196,6 +237,11 @@ class MemoryPayments:
         self._tell("checkout.completed", None, checkout_id)
         return id
 
+    def delete_customer(self, customer: str) -> None:
+        """The operator deletes it at the processor, its cards with it."""
+        self._gone.add(customer)
+        self._cards.pop(customer, None)
+
     def pay(self, checkout_id: str, tax: Usd = ZERO, manner: Manner = Manner.PAYS) -> str:
         """The buyer pays on a page, in time or after it expired; the payment's id."""
         page = self._pages[checkout_id]
@@ -221,7 +267,8 @@ class MemoryPayments:
     def settle(self, payment_id: str, paid: bool = True) -> None:
         """The end of one that was pending."""
         state = PaymentState.PAID if paid else PaymentState.FAILED
-        self._set(replace(self._payments[payment_id], state=state), f"payment.{state}")
+        ended = replace(self._payments[payment_id], state=state, action_url=None)
+        self._set(ended, f"payment.{state}")
 
     def refund(self, payment_id: str, credit: Usd | None = None) -> str:
         """Give back some of the credit, or all that is left of it; the refund's id."""
@@ -253,9 +300,9 @@ class MemoryPayments:
         )
         self._set(replace(payment, reversals=reversals), "payment.reinstated")
 
-    def change(self, payment_id: str, **fields: object) -> None:
+    def change(self, payment_id: str, **fields: Any) -> None:
         """Let a payment stand otherwise: another amount, currency or owner."""
-        self._set(replace(self._payments[payment_id], **fields), "payment.changed")  # type: ignore[arg-type]
+        self._set(replace(self._payments[payment_id], **fields), "payment.changed")
 
     def go_down(self, calls: int = 1, *, after_acting: bool = False) -> None:
         """Of the next calls none is answered; what they ask for may be done all the same."""
@@ -273,7 +320,7 @@ class MemoryPayments:
         return _Answering(self._open, self._down)
 
     def _check(self, order: Order | None, customer: str) -> None:
-        if customer not in self._customers.values():
+        if customer not in self._customers.values() or customer in self._gone:
             raise ProcessorRefused(f"no such customer: {customer}")
         if order is None:
             return

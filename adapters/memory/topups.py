@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from adapters.memory.billing import MemoryTill
@@ -18,6 +18,8 @@ from kyma.topups import Attempt, TopUp
 class _Charge:
     attempt: Attempt
     amount: Usd
+    """Taxes included."""
+
     state: str = "running"
 
 
@@ -64,17 +66,20 @@ class MemoryTopUps:
             for charge in self.charges.values()
         )
         charged = await self.charged(account, rules.month_of(now))
-        available = self.till.store.balances[account].available
-        return not running and rules.is_due(setting, available, charged, now)
+        posted = self.till.store.balances[account].posted
+        return not running and rules.is_due(setting, posted, charged, now)
 
-    async def claim(self, order: Order, customer: str, card_id: str) -> bool:
+    async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together."""
         setting = self.settings.get(order.account_id)
-        if setting is None or setting.amount != order.amount or not await self._is_due(setting):
+        if setting is None or setting.amount != order.amount:
+            return False
+        setting = self.settings[order.account_id] = replace(setting, tax=tax)
+        if not await self._is_due(setting):
             return False
         self.till.put(KnownOrder(order, customer))
         attempt = Attempt(order.id, order.account_id, card_id, self.till.store.now())
-        self.charges[order.id] = _Charge(attempt, order.amount)
+        self.charges[order.id] = _Charge(attempt, Usd(order.amount + tax))
         return True
 
     async def running(self, limit: int = 100) -> Sequence[Attempt]:

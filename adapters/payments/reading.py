@@ -78,7 +78,7 @@ def payment_of(
         card=card_words(charge),
         receipt_url=charge.receipt_url if charge else None,
         invoice_url=invoice_url(session),
-        message=(error.message or "") if error else "",
+        message=getattr(error, "message", None) or "",
         action_url=action_url(intent),
     )
 
@@ -118,7 +118,8 @@ def _unpaid(intent: stripe.PaymentIntent, session: stripe.checkout.Session | Non
         return PaymentState.PENDING
     if error is None:
         return PaymentState.PENDING if session is None else PaymentState.FAILED
-    if AUTHENTICATION_REQUIRED in {error.code, error.decline_code}:
+    # Stripe leaves out what an error has not, and the library knows no such name then.
+    if AUTHENTICATION_REQUIRED in {getattr(error, name, None) for name in ("code", "decline_code")}:
         return PaymentState.NEEDS_ACTION
     return PaymentState.FAILED
 

@@ -23,11 +23,12 @@ from adapters.payments.calls import (
     make_client,
     make_http,
 )
+from kyma.money import ZERO, Usd
 from kyma.payments import CURRENCY, Card, Checkout, Event, Invoice, Order, Payment, Source
-from kyma.ports.payments import ProcessorRefused
+from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
 
 if TYPE_CHECKING:
-    from stripe.params import PaymentIntentCreateParams
+    from stripe.params import InvoiceListParams, PaymentIntentCreateParams
     from stripe.params.checkout import SessionCreateParams
     from stripe.params.tax import CalculationCreateParams
 
@@ -89,7 +90,7 @@ class StripePayments:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._http.close_async()  # type: ignore[no-untyped-call]
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # by Stripe
 
     def event(self, raw: bytes, signature: str) -> Event | None:
         """A notice whose signature holds and is no older than five minutes."""
@@ -99,10 +100,16 @@ class StripePayments:
         except (stripe.SignatureVerificationError, ValueError, KeyError, TypeError):
             return None
 
-    async def customer(self, account_id: str, email: str) -> str:
-        """The customer of an account; made once in 24 hours for the same address."""
-        mark = sha256(email.encode()).hexdigest()[:16]
+    async def customer(self, account_id: str, email: str, known: str | None = None) -> str:
+        """The customer of an account; made once in 24 hours for the same address.
+
+        One that was deleted (or is of another Stripe account, after a change of keys) is made
+        anew, under a key that names it: Stripe would answer the old key with the old customer.
+        """
+        mark = sha256(f"{email}{known or ''}".encode()).hexdigest()[:16]
         with answered():
+            if known is not None and await self._found(known) is not None:
+                return known
             made = await self._client.v1.customers.create_async(
                 {"email": email, "metadata": {reading.ACCOUNT: account_id}},
                 {"idempotency_key": f"kyma-customer-{account_id}-{mark}"},
@@ -118,9 +125,21 @@ class StripePayments:
             )
         return reading.checkout_of(session)
 
-    async def charge(self, order: Order, customer: str, card_id: str) -> Payment:
-        """One payment intent, confirmed off session."""
+    async def tax(self, order: Order, customer: str) -> Usd:
+        """By the calculation with which the order would be charged."""
+        if not self._tax:
+            return ZERO
+        return reading.of_cents((await self._calculated(order, customer)).tax_amount_exclusive)
+
+    async def charge(
+        self, order: Order, customer: str, card_id: str, back_url: str | None = None
+    ) -> Payment:
+        """One payment intent, confirmed at once; off session, where nobody can be led back."""
         params = await self._charge(order, customer, card_id)
+        if back_url is None:
+            params["off_session"] = True
+        else:
+            params["return_url"] = back_url
         with answered():
             try:
                 intent = await self._client.v1.payment_intents.create_async(
@@ -131,9 +150,16 @@ class StripePayments:
                 if declined is None:
                     raise
                 intent = declined
-        found = await self.payment(intent.id)
+        return await self._made(intent.id, order)
+
+    async def _made(self, id: str, order: Order) -> Payment:
+        """A payment that was just made. From here on there is no refusal: money may have moved."""
+        try:
+            found = await self.payment(id)
+        except ProcessorRefused as error:
+            raise ProcessorUnavailable(f"{id} of order {order.id} was made: {error}") from error
         if found is None:
-            raise ProcessorRefused(f"{intent.id} of order {order.id} is not to be found")
+            raise ProcessorUnavailable(f"{id} of order {order.id} was made, and is not found yet")
         return found
 
     async def payment(self, id: str) -> Payment | None:
@@ -153,6 +179,18 @@ class StripePayments:
                     return None
                 raise
 
+    async def cancel(self, id: str) -> Payment | None:
+        """Cancel an intent; what has succeeded or is processing cannot be, and is told as it is."""
+        if not (_ID.fullmatch(id) and id.startswith("pi_")):
+            return None
+        with answered():
+            try:
+                await self._client.v1.payment_intents.cancel_async(id)
+            except stripe.InvalidRequestError as error:
+                if not (is_missing(error) or error.code == "payment_intent_unexpected_state"):
+                    raise
+        return await self.payment(id)
+
     async def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
         """Payments made since, and those that events, refunds or disputes since are about.
 
@@ -166,8 +204,14 @@ class StripePayments:
 
     async def invoices(self, customer: str) -> Sequence[Invoice]:
         """Newest first, drafts left out."""
+        wanted: InvoiceListParams = {"customer": customer, "limit": PAGE}
         with answered():
-            page = await self._client.v1.invoices.list_async({"customer": customer, "limit": PAGE})
+            try:
+                page = await self._client.v1.invoices.list_async(wanted)
+            except stripe.InvalidRequestError as error:
+                if is_missing(error):
+                    return []
+                raise
             return [
                 reading.invoice_of(invoice)
                 async for invoice in page.auto_paging_iter()
@@ -191,7 +235,9 @@ class StripePayments:
     async def cards(self, customer: str) -> Sequence[Card]:
         """The default first, then the newest; without a choice the newest is the default."""
         with answered():
-            owner = await self._client.v1.customers.retrieve_async(customer)
+            owner = await self._found(customer)
+            if owner is None:
+                return []
             page = await self._client.v1.customers.payment_methods.list_async(
                 customer, {"type": "card", "limit": PAGE}
             )
@@ -221,6 +267,16 @@ class StripePayments:
                 return False
             await self._client.v1.payment_methods.detach_async(card_id)
         return True
+
+    async def _found(self, customer: str) -> stripe.Customer | None:
+        """A customer, if it was not deleted."""
+        try:
+            found = await self._client.v1.customers.retrieve_async(customer)
+        except stripe.InvalidRequestError as error:
+            if is_missing(error):
+                return None
+            raise
+        return None if getattr(found, "deleted", False) else found
 
     async def _owns(self, customer: str, card_id: str) -> bool:
         if not _ID.fullmatch(card_id):
@@ -335,7 +391,6 @@ class StripePayments:
             "payment_method": card_id,
             "allowed_payment_method_types": ["card"],
             "confirm": True,
-            "off_session": True,
             "description": PRODUCT,
             "metadata": marks,
         }

@@ -38,7 +38,8 @@ CUSTOMER = text(
 )
 REMEMBER = text(
     "INSERT INTO billing_customers (account_id, customer) VALUES (:account, :customer)"
-    " ON CONFLICT (account_id) DO UPDATE SET customer = billing_customers.customer"
+    " ON CONFLICT (account_id) DO UPDATE SET customer = CASE billing_customers.customer"
+    " WHEN :instead_of THEN excluded.customer ELSE billing_customers.customer END"
     " RETURNING customer"
 )
 ORDER = """
@@ -92,11 +93,18 @@ MARK_PAYMENT = text(
     WHERE id = :id RETURNING refusal
     """
 )
+MOVES = "state IN ('open', 'needs_action') OR :state = 'credited'"
 ADVANCE = text(
-    "UPDATE orders SET state = :state, payment_id = :payment, message = :message,"
-    " action_url = :action_url, changed_at = clock_timestamp()"
-    " WHERE id = :id AND state <> 'credited'"
+    f"""
+    UPDATE orders SET payment_id = :payment, changed_at = clock_timestamp(),
+        state = CASE WHEN {MOVES} THEN :state ELSE state END,
+        message = CASE WHEN {MOVES} THEN :message ELSE message END,
+        action_url = CASE WHEN {MOVES} THEN :action_url ELSE action_url END
+    WHERE id = :id AND state <> 'credited'
+    """  # noqa: S608 - the piece is a constant of this module
 )
+"""What has ended is moved by a payment that was paid alone: nothing else is waited for again."""
+
 PROCESSED = text("UPDATE processor_events SET processed_at = now() WHERE id = :id")
 UNCREDITED = text(
     "SELECT * FROM payments WHERE state = 'paid' AND entry_id IS NULL AND returned < amount"
@@ -120,10 +128,11 @@ class PostgresOrders:
             row = (await connection.execute(CUSTOMER, {"account": account_id})).first()
         return None if row is None else Customer(account_id, row.email, row.customer)
 
-    async def remember(self, account_id: str, id: str) -> str:
-        """The first stays."""
+    async def remember(self, account_id: str, id: str, instead_of: str | None = None) -> str:
+        """The first stays, unless it is the one to be replaced."""
+        values = {"account": account_id, "customer": id, "instead_of": instead_of}
         async with self._units.unit() as connection:
-            kept = await connection.scalar(REMEMBER, {"account": account_id, "customer": id})
+            kept = await connection.scalar(REMEMBER, values)
         return str(kept)
 
     async def open(self, order: Order, customer: str) -> KnownOrder | None:

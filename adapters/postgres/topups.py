@@ -8,6 +8,7 @@ on balances themselves would have to be written by every hold and settle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,41 +24,44 @@ from kyma.topups import LOW_BALANCE, Attempt, LowBalance, TopUp
 
 SETTING = """
     t.account_id::text AS account_id, t.enabled, t.threshold, t.amount, t.monthly_ceiling,
-    t.failures, t.not_before, t.message
+    t.failures, t.not_before, t.message, t.tax
 """
-ONE = f"SELECT {SETTING} FROM auto_top_ups t WHERE t.account_id = :account"  # noqa: S608
+ONE = f"SELECT {SETTING} FROM auto_top_ups t WHERE t.account_id = :account"  # noqa: S608 - a constant
 CHOOSE = text(
     """
     INSERT INTO auto_top_ups AS t (account_id, enabled, threshold, amount, monthly_ceiling,
-                                   failures, not_before, message)
+                                   failures, not_before, message, tax)
     VALUES (:account, :enabled, :threshold, :amount, :monthly_ceiling, :failures, :not_before,
-            :message)
+            :message, :tax)
     ON CONFLICT (account_id) DO UPDATE SET enabled = excluded.enabled,
         threshold = excluded.threshold, amount = excluded.amount,
         monthly_ceiling = excluded.monthly_ceiling, failures = excluded.failures,
-        not_before = excluded.not_before, message = excluded.message
+        not_before = excluded.not_before, message = excluded.message, tax = excluded.tax
     """
 )
 CHARGED = (
-    "SELECT coalesce(sum(a.amount), 0) FROM top_up_attempts a JOIN orders o ON o.id = a.order_id"
+    "SELECT coalesce(sum(a.amount + a.tax), 0)"
+    " FROM top_up_attempts a JOIN orders o ON o.id = a.order_id"
     " WHERE a.account_id = {account} AND a.created_at >= {since}"
     " AND (a.state <> 'failed' OR o.state = 'credited')"
 )
+POSTED = "b.paid + b.promo + b.held_paid + b.held_promo"
 MONTH = "date_trunc('month', now(), 'UTC')"
 DUE = text(
     f"""
     SELECT {SETTING} FROM auto_top_ups t JOIN balances b USING (account_id)
-    WHERE t.enabled AND b.paid + b.promo < t.threshold
+    WHERE t.enabled AND {POSTED} < t.threshold
       AND (t.not_before IS NULL OR t.not_before <= now())
       AND NOT EXISTS (SELECT 1 FROM top_up_attempts r
                       WHERE r.account_id = t.account_id AND r.state = 'running')
-      AND t.amount + ({CHARGED.format(account="t.account_id", since=MONTH)}) <= t.monthly_ceiling
-    LIMIT :limit
+      AND t.amount + t.tax + ({CHARGED.format(account="t.account_id", since=MONTH)})
+          <= t.monthly_ceiling
+    ORDER BY t.not_before NULLS FIRST, t.account_id LIMIT :limit
     """  # noqa: S608 - the pieces are constants of this module
 )
 NOW = text(
     f"""
-    SELECT now() AS now, b.paid + b.promo AS available,
+    SELECT now() AS now, {POSTED} AS posted,
            ({CHARGED.format(account=":account", since=MONTH)}) AS charged,
            EXISTS (SELECT 1 FROM top_up_attempts r
                    WHERE r.account_id = :account AND r.state = 'running') AS is_running
@@ -65,8 +69,8 @@ NOW = text(
     """  # noqa: S608 - the pieces are constants of this module
 )
 BEGIN = text(
-    "INSERT INTO top_up_attempts (order_id, account_id, card_id, amount)"
-    " VALUES (:order, :account, :card, :amount)"
+    "INSERT INTO top_up_attempts (order_id, account_id, card_id, amount, tax)"
+    " VALUES (:order, :account, :card, :amount, :tax)"
 )
 RUNNING = text(
     "SELECT order_id::text AS order_id, account_id::text AS account_id, card_id, created_at"
@@ -77,10 +81,13 @@ END = text(
     " WHERE order_id = :order AND state = 'running' RETURNING account_id::text"
 )
 LOW = text(
-    "SELECT a.account_id::text AS account_id, a.armed_by::text AS armed_by,"
-    " b.paid + b.promo AS available FROM low_balance_alarms a JOIN balances b USING (account_id)"
-    " WHERE b.paid + b.promo < :low LIMIT :limit"
+    f"""
+    SELECT a.account_id::text AS account_id, a.armed_by::text AS armed_by, {POSTED} AS posted
+    FROM low_balance_alarms a JOIN balances b USING (account_id)
+    WHERE {POSTED} < least(CAST(:low AS bigint), a.brought / 2) LIMIT :limit
+    """  # noqa: S608 - the piece is a constant of this module
 )
+"""By the rule of `kyma.topups.low_mark`."""
 
 
 class PostgresTopUps:
@@ -112,22 +119,24 @@ class PostgresTopUps:
             rows = (await connection.execute(DUE, {"limit": limit})).all()
         return [_top_up(row) for row in rows]
 
-    async def claim(self, order: Order, customer: str, card_id: str) -> bool:
+    async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together, one after another for an account."""
         values = {"account": order.account_id}
         async with self._units.unit() as connection:
             setting = await _setting(connection, order.account_id, lock=True)
             if setting is None or setting.amount != order.amount:
                 return False
+            if setting.tax != tax:
+                setting = replace(setting, tax=tax)
+                await _choose(connection, setting)
             row = (await connection.execute(NOW, values)).one()
-            available, charged = Usd(row.available), Usd(int(row.charged))
+            posted, charged = Usd(row.posted), Usd(int(row.charged))
             now = row.now.astimezone(UTC)
-            if row.is_running or not rules.is_due(setting, available, charged, now):
+            if row.is_running or not rules.is_due(setting, posted, charged, now):
                 return False
             await insert_order(connection, order, customer)
-            await connection.execute(
-                BEGIN, {**values, "order": order.id, "card": card_id, "amount": order.amount}
-            )
+            charge = {"order": order.id, "card": card_id, "amount": order.amount, "tax": tax}
+            await connection.execute(BEGIN, {**values, **charge})
         return True
 
     async def running(self, limit: int = 100) -> Sequence[Attempt]:
@@ -167,15 +176,15 @@ class PostgresAlarms:
         self._units = units
 
     async def low(self, limit: int = 100) -> Sequence[LowBalance]:
-        """Armed by a deposit, and low."""
+        """Armed by a deposit or a grant, and low."""
         async with self._units.unit() as connection:
             rows = (await connection.execute(LOW, {"low": LOW_BALANCE, "limit": limit})).all()
         return [
-            LowBalance(_hex(row.account_id), _hex(row.armed_by), Usd(row.available)) for row in rows
+            LowBalance(_hex(row.account_id), _hex(row.armed_by), Usd(row.posted)) for row in rows
         ]
 
     async def told(self, alarm: LowBalance) -> None:
-        """Unless a deposit has armed it anew meanwhile."""
+        """Unless credit that came in has armed it anew meanwhile."""
         async with self._units.unit() as connection:
             await connection.execute(
                 text(
@@ -208,6 +217,7 @@ def _top_up(row: Any) -> TopUp:
         row.failures,
         None if row.not_before is None else row.not_before.astimezone(UTC),
         row.message,
+        Usd(row.tax),
     )
 
 

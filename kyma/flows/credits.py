@@ -94,7 +94,7 @@ class Credits:
             if known.checkout is not None:
                 return known
             back = f"{self._till.back_url}/{known.order.id}"
-            checkout: Checkout = await self._processor.checkout(known.order, customer, back)
+            checkout: Checkout = await self._processor.checkout(known.order, known.customer, back)
             await self._orders.attach(known.order.id, checkout)
         return replace(known, checkout=checkout)
 
@@ -132,7 +132,8 @@ class Credits:
     async def _pay(self, known: KnownOrder, card_id: str, fresh: bool) -> KnownOrder:
         order = known.order
         try:
-            payment = await self._processor.charge(order, known.customer, card_id)
+            back = f"{self._till.back_url}/{order.id}"
+            payment = await self._processor.charge(order, known.customer, card_id, back)
             return await self.apply(payment) or known
         except ProcessorRefused as error:
             if not fresh:  # what was sent first may yet have been taken
@@ -272,6 +273,10 @@ class Credits:
         if known.is_over(self._clock.now()):
             message = "Nothing was paid in time."
             await self._orders.close(known.order.id, OrderState.CANCELED, message)
+            if known.state is OrderState.NEEDS_ACTION and known.payment_id is not None:
+                payment = await self._processor.cancel(known.payment_id)
+                if payment is not None:
+                    await self.apply(payment)  # its owner may have been quicker
 
     async def uncredited(self) -> Sequence[Uncredited]:
         """Paid, not credited: normally empty."""
@@ -292,10 +297,11 @@ def _as_told(known: KnownOrder) -> KnownOrder:
     """The order for its buyer, or why it was not paid and what to do."""
     details = {"order_id": known.order.id}
     if known.state is OrderState.NEEDS_ACTION:
+        confirm = "confirm it at `action_url`, or " if known.action_url else ""
         raise Refusal(
             Code.PAYMENT_ACTION,
             "The bank wants the owner of the card to confirm this payment. Nothing was charged; "
-            "confirm it at `action_url`, or buy with POST /v1/billing/checkout.",
+            f"{confirm}buy with POST /v1/billing/checkout.",
             details={**details, "action_url": known.action_url},
         )
     if known.state in {OrderState.FAILED, OrderState.CANCELED}:

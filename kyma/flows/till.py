@@ -43,15 +43,24 @@ class Till:
         self.back_url = back_url.rstrip("/")
 
     async def customer(self, account_id: str) -> tuple[Customer, str]:
-        """The account as a buyer, and its name at the processor, made at first use."""
+        """The account as a buyer, and its name at the processor, made at first use.
+
+        The processor is asked each time: a customer whom somebody deleted there is made anew,
+        or the account could never pay again.
+        """
         found = await self._customers.customer(account_id)
         if found is None:
             raise Refusal(Code.NOT_FOUND, f"There is no account {account_id!r}.")
-        if found.id is not None:
-            return found, found.id
-        id = await self._processor.customer(account_id, found.email)
-        id = await self._customers.remember(account_id, id)
+        id = await self._processor.customer(account_id, found.email, found.id)
+        if id != found.id:
+            id = await self._customers.remember(account_id, id, found.id)
         return replace(found, id=id), id
+
+    async def payer(self, account_id: str) -> tuple[str, str | None]:
+        """Its name at the processor and its default card; raises the port's own errors."""
+        _, customer = await self.customer(account_id)
+        cards = await self._cards.cards(customer)
+        return customer, cards[0].id if cards else None
 
     async def setup(self, account_id: str) -> Checkout:
         """A page to leave a card on."""

@@ -8,15 +8,16 @@ look finds out what became of it: by asking, and by repeating the same order, ne
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from kyma.errors import Code, Refusal
 from kyma.flows.credits import Credits
-from kyma.flows.till import Till
+from kyma.flows.till import Till, asking
 from kyma.mail import Letter, Mail
 from kyma.money import Usd, decimal_text
 from kyma.orders import WAITING, KnownOrder, OrderState
-from kyma.payments import Order, Payment, Source
+from kyma.payments import Order, Payment, PaymentState, Source
 from kyma.ports.billing import Alarms, BillingAlerts, Customers, Orders, TopUps
 from kyma.ports.mail import Outbox
 from kyma.ports.payments import Payments, ProcessorRefused, ProcessorUnavailable
@@ -33,8 +34,20 @@ SLACK = timedelta(minutes=10)
 """By how much clocks may differ when payments are looked through."""
 
 NO_CARD = "there is no saved card"
+REFUSED = "the payment processor refused it"
 UNFINISHED = frozenset({OrderState.FAILED, OrderState.NEEDS_ACTION, OrderState.CANCELED})
 """Nobody is there to act: what needs its owner has failed, and still counts if it is paid later."""
+
+UNDER_WAY = frozenset({PaymentState.PAID, PaymentState.PENDING})
+"""What cannot be given up any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Payer:
+    customer: str
+    card_id: str
+    tax: Usd
+    trouble: str = ""
 
 
 class AutoTopUps:
@@ -65,7 +78,10 @@ class AutoTopUps:
         self._chance = chance
 
     async def choose(self, setting: TopUp) -> TopUp:
-        """Switch on, off or over; a card must be there, and failures are forgotten."""
+        """Switch on, off or over; a card must be there, and failures are forgotten.
+
+        What taxes come on top is reckoned now: within the ceiling one charge must be possible.
+        """
         check(setting)
         if setting.enabled and not await self._till.cards(setting.account_id):
             raise Refusal(
@@ -73,11 +89,17 @@ class AutoTopUps:
                 "Auto top-up needs a saved card: leave one with POST /v1/billing/cards.",
                 param="enabled",
             )
+        if setting.enabled:
+            with asking():
+                _, customer = await self._till.customer(setting.account_id)
+                tax = await self._processor.tax(self._order(setting), customer)
+            setting = replace(setting, tax=tax)
+            check(setting)
         await self._topups.choose(setting)
         return setting
 
     async def setting(self, account_id: str) -> tuple[TopUp | None, Usd]:
-        """What was chosen, and what was charged in this month."""
+        """What was chosen, and what was charged in this month, taxes included."""
         since = month_of(self._clock.now())
         charged = await self._topups.charged(account_id, since)
         return await self._topups.setting(account_id), charged
@@ -102,20 +124,29 @@ class AutoTopUps:
             return False
 
     async def _charge(self, setting: TopUp) -> bool:
-        _, customer = await self._till.customer(setting.account_id)
-        cards = await self._till.cards(setting.account_id)
-        card_id = cards[0].id if cards else ""
-        order = Order(
-            self._chance.id(),
-            setting.account_id,
-            setting.amount,
-            Source.AUTO_TOP_UP,
-            self._clock.now(),
-        )
-        if not await self._topups.claim(order, customer, card_id):
+        order = self._order(setting)
+        payer = await self._payer(order, setting.tax)
+        if not await self._topups.claim(order, payer.customer, payer.card_id, payer.tax):
             return False
-        await self._pay(KnownOrder(order, customer), card_id)
+        if payer.trouble:
+            await self._fail(order, payer.trouble)
+        else:
+            await self._pay(KnownOrder(order, payer.customer), payer.card_id)
         return True
+
+    def _order(self, setting: TopUp) -> Order:
+        source, now = Source.AUTO_TOP_UP, self._clock.now()
+        return Order(self._chance.id(), setting.account_id, setting.amount, source, now)
+
+    async def _payer(self, order: Order, last_tax: Usd) -> _Payer:
+        """Customer, card and taxes, or why nobody can pay: a failed charge, once it is claimed."""
+        try:
+            customer, card_id = await self._till.payer(order.account_id)
+            if card_id is None:
+                return _Payer(customer, "", last_tax, NO_CARD)
+            return _Payer(customer, card_id, await self._processor.tax(order, customer))
+        except ProcessorRefused as error:
+            return _Payer("", "", last_tax, error.public or REFUSED)
 
     async def _pay(self, known: KnownOrder, card_id: str) -> None:
         order = known.order
@@ -125,7 +156,7 @@ class AutoTopUps:
         try:
             payment = await self._processor.charge(order, known.customer, card_id)
         except ProcessorRefused as error:
-            await self._fail(order, error.public or "the payment processor refused it")
+            await self._fail(order, error.public or REFUSED)
             return
         await self._conclude(order, await self._credits.apply(payment))
 
@@ -168,7 +199,24 @@ class AutoTopUps:
             reason = known.message or "the card was declined"
             if known.state is OrderState.NEEDS_ACTION:
                 reason = "the bank wants the owner of the card to confirm"
-            await self._fail(order, reason)
+            await self._orders.close(order.id, OrderState.FAILED, reason)
+            if known.payment_id is None or await self._gave_up(known.payment_id, order):
+                await self._fail(order, reason)
+
+    async def _gave_up(self, payment_id: str, order: Order) -> bool:
+        """See to it that nobody pays any more; False if it was paid, or is on its way."""
+        try:
+            payment = await self._processor.cancel(payment_id)
+        except ProcessorRefused as error:
+            # Paid after all, it is credited after all; it has failed all the same.
+            self._alerts.left_waiting(f"payment {payment_id} of an auto top-up", error)
+            return True
+        if payment is None or payment.state not in UNDER_WAY:
+            return True
+        known = await self._credits.apply(payment)
+        if known is not None and known.state is OrderState.CREDITED:
+            await self._topups.end(order.id, None)
+        return False
 
     async def _fail(self, order: Order, reason: str) -> None:
         """End a charge as failed. The letter first: repeated, it is not sent twice."""
@@ -205,7 +253,7 @@ class LowBalances:
         for alarm in await self._alarms.low():
             customer = await self._customers.customer(alarm.account_id)
             if customer is not None:
-                facts = {"balance": decimal_text(alarm.available)}
+                facts = {"balance": decimal_text(alarm.posted)}
                 id = f"low_balance:{alarm.armed_by}"
                 told += await self._outbox.post(Mail(id, customer.email, Letter.LOW_BALANCE, facts))
             await self._alarms.told(alarm)

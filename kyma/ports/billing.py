@@ -43,8 +43,11 @@ class Customers(Protocol):
         """The account's address and its name at the processor; None without such an account."""
         ...
 
-    async def remember(self, account_id: str, id: str) -> str:
-        """Keep its name at the processor; the one that is kept, which is the first."""
+    async def remember(self, account_id: str, id: str, instead_of: str | None = None) -> str:
+        """Keep its name at the processor; the one that is kept, which is the first.
+
+        `instead_of` names one that the processor no longer knows: it alone is replaced.
+        """
         ...
 
 
@@ -123,18 +126,19 @@ class TopUps(Protocol):
         ...
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
-        """What was charged, or is being charged, since a moment."""
+        """What was charged, or is being charged, since a moment; taxes included."""
         ...
 
     async def due(self, limit: int = 100) -> Sequence[TopUp]:
         """Settings whose balance has crossed their threshold and that may charge now."""
         ...
 
-    async def claim(self, order: Order, customer: str, card_id: str) -> bool:
+    async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Open an order for a charge that is due now, under the lock that decides it.
 
         Of any number of concurrent claims on an account one gets True, and no other until it
-        has ended. The ceiling is checked here again, by the database's month.
+        has ended. The ceiling is checked here again, by the database's month, and with `tax` on
+        top; the setting remembers that, whatever the answer.
         """
         ...
 
@@ -151,11 +155,11 @@ class Alarms(Protocol):
     """Low balances that nobody has been told of."""
 
     async def low(self, limit: int = 100) -> Sequence[LowBalance]:
-        """Accounts that had a deposit since they were last told, and are low."""
+        """Accounts that had a deposit or a grant since they were last told, and are low."""
         ...
 
     async def told(self, alarm: LowBalance) -> None:
-        """Say nothing more until the next deposit."""
+        """Say nothing more until the next deposit or grant."""
         ...
 
 

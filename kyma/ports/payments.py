@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from kyma.money import Usd
 from kyma.payments import Card, Checkout, Event, Invoice, Order, Payment
 
 
@@ -32,20 +33,40 @@ class Events(Protocol):
 class Payments(Events, Protocol):
     """Every write carries an idempotency key made of our own ids: repeating one changes nothing."""
 
-    async def customer(self, account_id: str, email: str) -> str:
-        """The processor's id of an account, made at first use."""
+    async def customer(self, account_id: str, email: str, known: str | None = None) -> str:
+        """The processor's id of an account: the known one, made anew if there is none any more."""
         ...
 
     async def checkout(self, order: Order, customer: str, back_url: str) -> Checkout:
         """A page to pay an order on; the buyer returns to `back_url`."""
         ...
 
-    async def charge(self, order: Order, customer: str, card_id: str) -> Payment:
-        """Pay an order with a saved card, its owner away. A declined card is a FAILED payment."""
+    async def tax(self, order: Order, customer: str) -> Usd:
+        """What comes on top of an order, if this customer's card is charged for it.
+
+        A charge of the same order within a day costs exactly this. Refuses a customer whose
+        address is not known, where there are taxes at all.
+        """
+        ...
+
+    async def charge(
+        self, order: Order, customer: str, card_id: str, back_url: str | None = None
+    ) -> Payment:
+        """Pay an order with a saved card. A declined card is a FAILED payment.
+
+        Its owner is away, or is there and can be sent to the bank, who leads back to `back_url`.
+        """
         ...
 
     async def payment(self, id: str) -> Payment | None:
         """A payment by its own id or by that of its checkout, as it stands; None if not begun."""
+        ...
+
+    async def cancel(self, id: str) -> Payment | None:
+        """Give up a payment by its own id, so that nobody can pay it any more.
+
+        As it stands then: one that was paid, or is on its way, stays so. None if there is none.
+        """
         ...
 
     def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
@@ -53,7 +74,7 @@ class Payments(Events, Protocol):
         ...
 
     async def invoices(self, customer: str) -> Sequence[Invoice]:
-        """Newest first."""
+        """Newest first; none of a customer who is not known."""
         ...
 
 
@@ -65,7 +86,7 @@ class Cards(Protocol):
         ...
 
     async def cards(self, customer: str) -> Sequence[Card]:
-        """All of them, the default first."""
+        """All of them, the default first; none of a customer who is gone."""
         ...
 
     async def choose(self, customer: str, card_id: str) -> bool:

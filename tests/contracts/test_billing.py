@@ -153,6 +153,18 @@ async def test_an_account_is_one_customer_of_the_processor_the_first_that_was_ke
     assert await office.orders.customer(new_id()) is None
 
 
+async def test_a_customer_who_is_gone_is_replaced_once_and_only_by_name(office: Office) -> None:
+    account = await office.account()
+    await office.orders.remember(account, "cus_old")
+    assert await office.orders.remember(account, "cus_x", "cus_other") == "cus_old"
+    kept = await asyncio.gather(
+        *(office.orders.remember(account, f"cus_{n}", "cus_old") for n in range(5))
+    )
+    assert len(set(kept)) == 1
+    assert kept[0] != "cus_old"
+    assert (await office.orders.customer(account)).id == kept[0]
+
+
 async def test_an_order_is_kept_once_and_shown_again_under_its_id(office: Office) -> None:
     account = await office.account()
     order = await office.ordered(account)
@@ -216,17 +228,43 @@ async def test_a_refund_takes_back_what_is_there_and_flags_the_rest(office: Offi
     assert (health.sound, health.loss) == (True, usd("15"))
 
 
-async def test_credit_under_a_hold_is_its_requests_and_not_taken(office: Office) -> None:
+async def test_a_refund_takes_what_a_hold_reserves_and_nothing_comes_back_of_it(
+    office: Office,
+) -> None:
+    account = await office.account(usd("1"))
+    payment = await office.bought(account)
+    older, newer = sorted((new_id(), new_id()))
+    await office.ledger.hold(older, account, usd("11"), 600)  # of which 1 was given
+    await office.ledger.hold(newer, account, usd("8"), 600)
+    await office.apply(went_back(payment, "12"))
+    balance = await office.ledger.balance(account)
+    assert (balance.paid, balance.held_paid, balance.held_promo) == (ZERO, usd("8"), usd("1"))
+    assert await office.orders.flags() == []
+    done = await office.ledger.resolve(Resolution(newer, Kind.SETTLE, usd("3")))
+    assert (done.settled, done.available) == (ZERO, ZERO)
+    await office.apply(went_back(payment, "12", "8"))
+    assert (await office.ledger.balance(account)).held == usd("1")
+    done = await office.ledger.resolve(Resolution(older, Kind.REFUND))
+    assert done.available == usd("1"), "what was given was not paid back"
+    health = await office.ledger.health()
+    assert (health.sound, health.loss) == (True, usd("3"))
+
+
+async def test_a_dispute_won_after_its_hold_ended_gives_back_what_the_hold_had(
+    office: Office,
+) -> None:
     account = await office.account()
     payment = await office.bought(account)
     hold = new_id()
     await office.ledger.hold(hold, account, usd("15"), 600)
     await office.apply(went_back(payment, "20"))
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("10")))
+    assert (await office.ledger.balance(account)).posted == ZERO
+    await office.apply(went_back(payment, "20", reinstated=True))
     balance = await office.ledger.balance(account)
-    assert (balance.paid, balance.held_paid) == (ZERO, usd("15"))
-    done = await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("10")))
-    assert (done.settled, done.available) == (usd("10"), usd("5"))
-    assert (await office.ledger.health()).sound
+    assert (balance.paid, balance.deposited) == (usd("20"), usd("20"))
+    health = await office.ledger.health()
+    assert (health.sound, health.loss) == (True, usd("10"))
 
 
 async def test_a_dispute_that_was_won_gives_back_exactly_what_was_taken(office: Office) -> None:
@@ -349,6 +387,28 @@ async def test_a_payment_that_failed_moves_its_order_and_a_later_one_may_still_p
     assert (await office.orders.order(order.id)).state is OrderState.CREDITED
 
 
+@pytest.mark.parametrize("ended", [OrderState.FAILED, OrderState.CANCELED])
+@pytest.mark.parametrize(
+    "seen", [PaymentState.PENDING, PaymentState.NEEDS_ACTION, PaymentState.CANCELED]
+)
+async def test_an_order_that_has_ended_is_reopened_by_a_payment_alone(
+    office: Office, ended: OrderState, seen: PaymentState
+) -> None:
+    account = await office.account()
+    order = await office.ordered(account, source=Source.AUTO_TOP_UP)
+    await office.orders.close(order.id, ended, "given up")
+    payment = a_payment(order, state=seen, message="other", action_url="https://bank.example")
+    await office.apply(payment)
+    known = await office.orders.order(order.id)
+    assert (known.state, known.message, known.action_url) == (ended, "given up", None)
+    assert known.payment_id == payment.id, "whoever asks again asks about this one"
+    assert await office.orders.take_waiting(9) == []
+    await office.apply(replace(payment, state=PaymentState.PAID, message="", action_url=None))
+    known = await office.orders.order(order.id)
+    assert (known.state, known.message) == (OrderState.CREDITED, "")
+    assert (await office.ledger.balance(account)).paid == order.amount
+
+
 async def test_orders_that_wait_are_taken_in_turn(office: Office) -> None:
     account = await office.account()
     orders = [await office.ordered(account) for _ in range(3)]
@@ -402,9 +462,9 @@ async def a_top_up(office: Office, **changes: Any) -> TopUp:
     return setting
 
 
-async def claimed(office: Office, setting: TopUp) -> str | None:
+async def claimed(office: Office, setting: TopUp, tax: Usd = ZERO) -> str | None:
     order = Order(new_id(), setting.account_id, setting.amount, Source.AUTO_TOP_UP, NOW)
-    done = await office.topups.claim(order, f"cus_{setting.account_id}", "pm_1")
+    done = await office.topups.claim(order, f"cus_{setting.account_id}", "pm_1", tax)
     return order.id if done else None
 
 
@@ -479,6 +539,27 @@ async def test_a_month_has_a_ceiling_to_which_failed_charges_do_not_count(
     assert await office.topups.charged(setting.account_id, since) == usd("60")
 
 
+async def test_taxes_count_to_the_ceiling_as_they_were_reckoned_for_the_claim(
+    office: Office,
+) -> None:
+    setting = await a_top_up(office, monthly_ceiling=usd("43"), tax=usd("1"))
+    account, since = setting.account_id, month_of(datetime.now(UTC))
+    order = await claimed(office, setting, usd("2"))
+    assert order is not None
+    assert (await office.topups.setting(account)) == replace(setting, tax=usd("2"))
+    assert await office.topups.charged(account, since) == usd("22")
+    await paid_for(office, order)
+    await spent(office, account, usd("20"))
+    await office.topups.choose(setting)
+    assert await office.topups.due() == [setting], "22 and 21 are 43"
+    assert await claimed(office, setting, usd("1.01")) is None
+    assert await office.topups.due() == [], "it is known by now what it comes to"
+    assert await office.topups.charged(account, since) == usd("22")
+    await office.topups.choose(setting)
+    assert await claimed(office, setting, usd("1")) is not None
+    assert await office.topups.charged(account, since) == usd("43")
+
+
 async def test_a_charge_ends_once_and_the_setting_follows_the_rule(office: Office) -> None:
     setting = await a_top_up(office)
     order = await claimed(office, setting)
@@ -511,17 +592,62 @@ async def test_the_third_failure_in_a_row_switches_it_off(office: Office) -> Non
     assert await office.topups.due() == []
 
 
+async def test_what_is_held_is_still_there_for_top_ups_and_letters(office: Office) -> None:
+    setting = await a_top_up(office)
+    account = setting.account_id
+    await office.bought(account)
+    hold = new_id()
+    await office.ledger.hold(hold, account, usd("19.5"), 600)
+    assert (await office.topups.due(), await claimed(office, setting)) == ([], None)
+    assert await office.alarms.low() == []
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("19.5")))
+    assert await office.topups.due() == [setting]
+    (alarm,) = await office.alarms.low()
+    assert (alarm.account_id, alarm.posted) == (account, usd("0.5"))
+
+
+async def spent(office: Office, account: str, amount: Usd) -> None:
+    hold = new_id()
+    await office.ledger.hold(hold, account, amount, 600)
+    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, amount))
+
+
+async def test_who_only_has_a_grant_is_low_below_half_of_it(office: Office) -> None:
+    account = await office.account(usd("0.5"))
+    await spent(office, account, usd("0.25"))
+    assert await office.alarms.low() == []
+    await spent(office, account, Usd(1))
+    (alarm,) = await office.alarms.low()
+    assert (alarm.account_id, alarm.posted) == (account, usd("0.25") - 1)
+    await office.alarms.told(alarm)
+    await spent(office, account, usd("0.1"))
+    assert await office.alarms.low() == []
+    await office.ledger.grant(new_id(), account, usd("1"), "from an operator", "ada")
+    assert await office.alarms.low() == []
+    await spent(office, account, usd("0.7"))
+    (again,) = await office.alarms.low()
+    assert again.armed_by != alarm.armed_by
+
+
+async def test_a_grant_after_a_deposit_leaves_its_mark_where_it_was(office: Office) -> None:
+    account = await office.account()
+    await office.bought(account)
+    await office.ledger.grant(new_id(), account, usd("0.5"), "a referral", "system")
+    await spent(office, account, usd("19.5"))
+    assert await office.alarms.low() == []
+    await spent(office, account, Usd(1))
+    assert len(await office.alarms.low()) == 1
+
+
 async def test_a_low_balance_is_told_once_until_the_next_deposit(office: Office) -> None:
     account = await office.account(usd("0.5"))
-    assert await office.alarms.low() == [], "nobody who never bought anything is told"
+    assert await office.alarms.low() == [], "a new account is not low, it is new"
     await office.bought(account)
     assert await office.alarms.low() == []
-    hold = new_id()
-    await office.ledger.hold(hold, account, usd("20"), 600)
+    await spent(office, account, usd("20"))
     (alarm,) = await office.alarms.low()
-    assert (alarm.account_id, alarm.available) == (account, usd("0.5"))
+    assert (alarm.account_id, alarm.posted) == (account, usd("0.5"))
     await office.alarms.told(alarm)
-    await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("20")))
     assert await office.alarms.low() == []
     payment = await office.bought(account)
     await office.apply(went_back(payment, "20"))

@@ -42,6 +42,8 @@ class World(Protocol):
     def notices(self) -> list[tuple[bytes, str]]: ...
     def pass_time(self, seconds: int) -> None: ...
     def times_charged(self) -> int: ...
+    def delete_customer(self, customer: str) -> None: ...
+    def confirm(self, payment: str, *, agreed: bool = True) -> None: ...
 
 
 @dataclass
@@ -114,6 +116,12 @@ class MemoryWorld:
     def times_charged(self) -> int:
         return self.payments.charges
 
+    def delete_customer(self, customer: str) -> None:
+        self.payments.delete_customer(customer)
+
+    def confirm(self, payment: str, *, agreed: bool = True) -> None:
+        self.payments.settle(payment, agreed)
+
 
 class StripeWorld:
     def __init__(self, server: StripeServer) -> None:
@@ -160,6 +168,12 @@ class StripeWorld:
     def times_charged(self) -> int:
         return len(self._server.world.newest("charge"))
 
+    def delete_customer(self, customer: str) -> None:
+        self._server.delete_customer(customer)
+
+    def confirm(self, payment: str, *, agreed: bool = True) -> None:
+        self._server.authenticate(payment, agreed=agreed)
+
 
 @pytest.fixture
 def memory_shop() -> Shop:
@@ -203,6 +217,28 @@ async def test_an_account_is_one_customer(shop: Shop) -> None:
     first = await shop.customer(account)
     assert await shop.customer(account) == first
     assert await shop.customer() != first
+
+
+async def test_a_customer_who_was_deleted_is_made_anew_once(shop: Shop) -> None:
+    account, address = new_id(), "ada@example.com"
+    first = await shop.customer(account)
+    assert await shop.payments.customer(account, address, first) == first
+    shop.world.card(first)
+    shop.world.delete_customer(first)
+    assert await shop.payments.cards(first) == []
+    assert await shop.payments.invoices(first) == []
+    made = await asyncio.gather(
+        *(shop.payments.customer(account, address, first) for _ in range(2))
+    )
+    assert made[0] == made[1] != first
+    assert await shop.payments.customer(account, address, made[0]) == made[0]
+    shop.world.delete_customer(made[0])
+    third = await shop.payments.customer(account, address, made[0])
+    assert third not in {first, made[0]}
+    order = replace(an_order(), account_id=account)
+    with pytest.raises(ProcessorRefused):
+        await shop.payments.checkout(order, first, BACK)
+    assert (await shop.payments.checkout(replace(order, id=new_id()), third, BACK)).url
 
 
 async def test_an_order_paid_on_a_page_is_bound_to_it(shop: Shop) -> None:
@@ -328,6 +364,66 @@ async def test_a_card_whose_bank_wants_its_owner_pays_nothing(shop: Shop) -> Non
     waiting = await shop.payments.charge(order, customer, card)
     assert waiting.state is PaymentState.NEEDS_ACTION
     assert waiting.message
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_an_owner_who_is_there_is_sent_to_the_bank_and_pays_the_same_payment(
+    shop: Shop, agreed: bool
+) -> None:
+    order = by_card(an_order())
+    customer = await shop.customer(order.account_id)
+    card = shop.world.card(customer, "requires_authentication")
+    waiting = await shop.payments.charge(order, customer, card, BACK)
+    assert waiting.state is PaymentState.NEEDS_ACTION
+    assert (waiting.action_url or "").startswith("http")
+    assert await shop.payments.charge(order, customer, card, BACK) == waiting
+    shop.world.confirm(waiting.id, agreed=agreed)
+    ended = await shop.payments.payment(waiting.id)
+    assert ended is not None
+    assert ended.state is (PaymentState.PAID if agreed else PaymentState.FAILED)
+    assert (ended.id, ended.action_url) == (waiting.id, None)
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_card_that_just_pays_does_so_whether_its_owner_is_there(
+    shop: Shop, away: bool
+) -> None:
+    order = by_card(an_order())
+    customer = await shop.customer(order.account_id)
+    card = shop.world.card(customer)
+    paid = await shop.payments.charge(order, customer, card, *([] if away else [BACK]))
+    assert paid.state is PaymentState.PAID
+
+
+@pytest.mark.parametrize("kind", ["requires_authentication", "declined"])
+async def test_a_payment_that_waits_can_be_given_up_for_good(shop: Shop, kind: str) -> None:
+    order = by_card(an_order())
+    customer = await shop.customer(order.account_id)
+    card = shop.world.card(customer, kind)
+    waiting = await shop.payments.charge(order, customer, card)
+    for _ in range(2):
+        ended = await shop.payments.cancel(waiting.id)
+        assert ended is not None
+        assert (ended.id, ended.state) == (waiting.id, PaymentState.CANCELED)
+    assert await shop.payments.payment(waiting.id) == ended
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"), [("success", PaymentState.PAID), ("slow", PaymentState.PENDING)]
+)
+async def test_what_is_paid_or_under_way_cannot_be_given_up(
+    shop: Shop, kind: str, state: PaymentState
+) -> None:
+    order = by_card(an_order())
+    customer = await shop.customer(order.account_id)
+    paid = await shop.payments.charge(order, customer, shop.world.card(customer, kind))
+    assert paid.state is state
+    assert await shop.payments.cancel(paid.id) == paid
+
+
+@pytest.mark.parametrize("id", ["", "pi_none", "cs_none", "../charges"])
+async def test_what_is_not_there_is_not_given_up(shop: Shop, id: str) -> None:
+    assert await shop.payments.cancel(id) is None
 
 
 async def test_a_payment_may_take_its_time(shop: Shop) -> None:

@@ -18,6 +18,7 @@ from kyma.topups import (
     after,
     check,
     is_due,
+    low_mark,
     month_of,
 )
 from tests.builders import NOON
@@ -32,6 +33,8 @@ SETTING = TopUp("a", True, usd("5"), usd("20"), usd("100"))
         ({}, usd("5"), ZERO, False),
         ({}, ZERO, usd("80"), True),
         ({}, ZERO, usd("80.01"), False),
+        ({"tax": usd("4")}, ZERO, usd("76"), True),
+        ({"tax": usd("4")}, ZERO, usd("76.01"), False),
         ({"enabled": False}, ZERO, ZERO, False),
         ({"not_before": NOON}, ZERO, ZERO, True),
         ({"not_before": NOON + timedelta(seconds=1)}, ZERO, ZERO, False),
@@ -41,6 +44,14 @@ def test_it_charges_below_the_threshold_within_the_ceiling(
     changes: dict[str, Any], available: Usd, charged: Usd, due: bool
 ) -> None:
     assert is_due(replace(SETTING, **changes), available, charged, NOON) is due
+
+
+@pytest.mark.parametrize(
+    ("brought", "mark"),
+    [("20", "1"), ("2", "1"), ("1.99", "0.995"), ("0.5", "0.25"), ("0", "0")],
+)
+def test_low_is_below_a_dollar_or_half_of_what_came_in(brought: str, mark: str) -> None:
+    assert low_mark(usd(brought)) == usd(mark)
 
 
 def test_it_waits_after_a_failure_and_is_switched_off_by_the_third_in_a_row() -> None:
@@ -75,6 +86,7 @@ def test_a_failure_after_its_owner_switched_it_off_says_nothing() -> None:
         ({"threshold": usd("20.01")}, "threshold"),
         ({"monthly_ceiling": usd("19.99")}, "monthly_ceiling"),
         ({"monthly_ceiling": usd("20.001")}, "monthly_ceiling"),
+        ({"monthly_ceiling": usd("21.99"), "tax": usd("2")}, "monthly_ceiling"),
         ({"monthly_ceiling": Usd(MAX_CEILING * 2)}, "monthly_ceiling"),
     ],
 )

@@ -19,7 +19,7 @@ from kyma.flows.topup import RESUME_AFTER
 from kyma.ledger import Kind
 from kyma.mail import Letter
 from kyma.money import ZERO, usd
-from kyma.orders import OrderState
+from kyma.orders import GRACE, OrderState
 from kyma.topups import TopUp
 from tests.flows.selling import MemoryShop, a_shop
 from tests.stripe_server.app import Fault
@@ -126,6 +126,112 @@ async def test_a_declined_card_and_one_that_needs_its_owner_are_told_apart() -> 
         known = await shop.credits.charge(account, usd("20"), card)
         assert known.state is OrderState.CREDITED
         assert (await shop.balance(account)).paid == usd("20")
+
+
+async def test_a_buyer_whose_bank_asks_is_led_there_and_is_credited_on_return() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        stripe.card(customer, "requires_authentication")
+        with pytest.raises(Refusal) as refused:
+            await shop.credits.charge(account, usd("20"), None, "my key")
+        assert refused.value.code is Code.PAYMENT_ACTION
+        told = refused.value.details
+        assert told["action_url"].startswith("http")
+        assert "action_url" in refused.value.message
+        ((id, intent),) = stripe.world.tables["payment_intent"].items()
+        back = intent["next_action"]["redirect_to_url"]["return_url"]
+        assert back == f"{shop.till.back_url}/{told['order_id']}"
+        stripe.authenticate(id)
+        known = await shop.credits.returned(account, told["order_id"])
+        assert known.state is OrderState.CREDITED
+        assert (await shop.credits.charge(account, usd("20"), None, "my key")) == known
+        assert (await shop.balance(account)).paid == usd("20")
+
+
+async def test_a_buyer_who_never_goes_to_the_bank_is_given_up_and_cannot_pay_later() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        stripe.card(customer, "requires_authentication")
+        with pytest.raises(Refusal) as refused:
+            await shop.credits.charge(account, usd("20"), None)
+        shop.clock.ahead = GRACE + timedelta(minutes=1)
+        await shop.credits.reconcile()
+        known = await shop.orders.order(refused.value.details["order_id"])
+        assert known is not None
+        assert (known.state, known.message) == (OrderState.CANCELED, "Nothing was paid in time.")
+        (intent,) = stripe.world.newest("payment_intent")
+        assert intent["status"] == "canceled"
+        await shop.credits.reconcile()
+        assert await shop.orders.order(known.order.id) == known
+
+
+async def test_no_month_charges_more_than_its_ceiling_with_taxes() -> None:
+    async with selling(tax=True) as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        stripe.card(customer)
+        setting = TopUp(account, True, usd("5"), usd("20"), usd("20"))
+        stripe.world.tax_basis_points = 2_000
+        with pytest.raises(Refusal, match="billing address"):
+            await shop.auto.choose(setting)
+        stripe.address(customer)
+        with pytest.raises(Refusal, match="monthly_ceiling"):
+            await shop.auto.choose(setting)
+        stripe.world.tax_basis_points = 0
+        await shop.auto.choose(setting)
+        stripe.world.tax_basis_points = 2_000
+        for _ in range(3):
+            await shop.auto.run()
+        assert not stripe.world.tables["charge"]
+        assert len(stripe.world.tables["tax.calculation"]) == 3
+        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("24")))
+        await shop.auto.run()
+        (charge,) = stripe.world.newest("charge")
+        assert charge["amount"] == 2_400
+        _, charged = await shop.auto.setting(account)
+        assert charged == usd("24")
+        assert (await shop.balance(account)).paid == usd("20")
+
+
+async def test_a_customer_deleted_at_stripe_is_made_anew_and_buys_on() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, gone = await shop.till.customer(account)
+        stripe.card(gone)
+        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        stripe.delete_customer(gone)
+        assert await shop.till.cards(account) == []
+        assert await shop.till.invoices(account) == []
+        await shop.auto.run()
+        setting, _ = await shop.auto.setting(account)
+        assert setting is not None
+        assert setting.failures == 1
+        await bought(shop, stripe, account)
+        await shop.till.setup(account)
+        _, customer = await shop.till.customer(account)
+        assert customer != gone
+        stripe.card(customer)
+        await shop.credits.charge(account, usd("20"), None)
+        await shop.credits.reconcile()
+        assert (await shop.balance(account)).paid == usd("40")
+        assert await shop.credits.uncredited() == []
+
+
+async def test_an_order_begun_by_a_customer_who_is_gone_is_never_paid_by_another() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, gone = await shop.till.customer(account)
+        stripe.fail(Fault.UNAVAILABLE, "POST /v1/checkout/sessions", times=3)
+        with pytest.raises(Refusal):
+            await shop.credits.buy(account, usd("20"), "my key")
+        stripe.delete_customer(gone)
+        with pytest.raises(Refusal) as refused:
+            await shop.credits.buy(account, usd("20"), "my key")
+        assert refused.value.code is Code.PAYMENT_FAILED
+        assert not stripe.world.tables["checkout.session"]
+        assert (await shop.credits.buy(account, usd("20"), "another key")).checkout is not None
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pytest
 from adapters.memory.payments import Manner
 from kyma.errors import Code, Refusal
 from kyma.flows.topup import RESUME_AFTER
-from kyma.ledger import Kind
+from kyma.ledger import Kind, Outcome, Resolution
 from kyma.mail import Letter
 from kyma.money import Usd, usd
 from kyma.orders import OrderState
-from kyma.payments import Source
-from kyma.ports.payments import ProcessorUnavailable
+from kyma.payments import PaymentState, Source
+from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
 from kyma.topups import PAUSES, TopUp
 from tests.builders import new_id
 from tests.flows.selling import MemoryShop, a_shop
@@ -95,6 +95,42 @@ async def test_the_ceiling_of_a_calendar_month_holds_and_ends_with_it() -> None:
     assert shop.processor.charges == 3, f"it is {shop.clock.now():%B}"
 
 
+async def test_the_ceiling_is_of_what_the_card_pays_taxes_included() -> None:
+    shop = a_shop()
+    shop.processor.tax_percent = 20
+    account = await a_customer(shop, monthly_ceiling=usd("47.99"))
+    for _ in range(4):
+        await shop.auto.run()
+        await shop.spend(account, (await shop.balance(account)).available)
+    assert shop.processor.charges == 1, "two would be $48"
+    _, charged = await shop.auto.setting(account)
+    assert charged == usd("24")
+    await shop.auto.choose(replace(await setting_of(shop, account), monthly_ceiling=usd("48")))
+    await shop.auto.run()
+    assert shop.processor.charges == 2
+    assert (await shop.balance(account)).paid == usd("20")
+
+
+async def test_taxes_that_rise_are_within_the_ceiling_and_are_not_asked_for_all_day() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.processor.tax_percent = 10
+    assert [await shop.auto.run() for _ in range(5)] == [0] * 5
+    assert shop.processor.charges == 0
+    assert shop.processor.reckoned == 1, "what it came to is remembered"
+    assert (await setting_of(shop, account)).tax == usd("2")
+
+
+async def test_a_ceiling_that_one_charge_with_its_taxes_exceeds_is_refused() -> None:
+    shop = a_shop()
+    shop.processor.tax_percent = 20
+    with pytest.raises(Refusal) as refused:
+        await a_customer(shop, monthly_ceiling=usd("23.99"))
+    assert (refused.value.code, refused.value.param) == (Code.INVALID_VALUE, "monthly_ceiling")
+    account = await a_customer(shop, monthly_ceiling=usd("24"))
+    assert (await setting_of(shop, account)).tax == usd("4")
+
+
 async def test_three_failures_in_a_row_switch_it_off_and_say_so_by_one_mail() -> None:
     shop = a_shop()
     account = await a_customer(shop, Manner.DECLINES)
@@ -139,11 +175,121 @@ async def test_a_card_whose_bank_wants_its_owner_counts_as_failed_and_may_still_
     assert known.state is OrderState.FAILED
     assert "confirm" in known.message
     assert (await setting_of(shop, account)).failures == 1
+    payment = await shop.processor.payment(known.payment_id)
+    assert payment is not None
+    assert payment.state is PaymentState.CANCELED, "nobody is asked any more"
+    await shop.deliver_all()
+    await shop.credits.reconcile()
+    assert orders(shop) == [known], "it has ended, whatever is heard of its payment"
+    assert await shop.orders.take_waiting(9) == []
     shop.processor.settle(known.payment_id)
     await shop.deliver(shop.processor.notices[-1])
     assert (await shop.balance(account)).paid == usd("23")
     _, charged = await shop.auto.setting(account)
     assert charged == usd("20"), "it counts to the ceiling all the same"
+
+
+class Through:
+    """A processor that does as the one behind it, but for what a subclass says."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+async def test_what_its_owner_confirmed_before_it_was_given_up_is_a_success() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.WANTS_OWNER)
+
+    class Quick(Through):
+        async def cancel(self, id: str) -> Any:
+            self._processor.settle(id)
+            return await self._processor.cancel(id)
+
+    shop.auto._processor = Quick(shop.processor)  # type: ignore[assignment]
+    await shop.auto.run()
+    (known,) = orders(shop)
+    assert known.state is OrderState.CREDITED
+    assert (await shop.balance(account)).paid == usd("23")
+    found = await setting_of(shop, account)
+    assert (found.failures, await shop.topups.running()) == (0, [])
+
+
+async def test_what_its_owner_confirms_while_it_is_given_up_is_waited_for() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.WANTS_OWNER)
+
+    class Slow(Through):
+        async def cancel(self, id: str) -> Any:
+            self._processor.change(id, state=PaymentState.PENDING)
+            return await self._processor.cancel(id)
+
+    shop.auto._processor = Slow(shop.processor)  # type: ignore[assignment]
+    await shop.auto.run()
+    (known,) = orders(shop)
+    assert await shop.auto.run() == 0, "its money is on its way"
+    assert (await setting_of(shop, account)).failures == 0
+    shop.auto._processor = shop.processor
+    shop.processor.settle(known.payment_id)
+    shop.clock.move(RESUME_AFTER.total_seconds() + 1)
+    await shop.auto.run()
+    assert (await shop.balance(account)).paid == usd("23")
+    assert ((await setting_of(shop, account)).failures, await shop.topups.running()) == (0, [])
+
+
+async def test_one_that_the_processor_will_not_cancel_has_failed_all_the_same() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.WANTS_OWNER)
+
+    class Strict(Through):
+        async def cancel(self, id: str) -> Any:
+            raise ProcessorRefused(f"not {id}")
+
+    shop.auto._processor = Strict(shop.processor)  # type: ignore[assignment]
+    await shop.auto.run()
+    assert (await setting_of(shop, account)).failures == 1
+    assert await shop.topups.running() == []
+    assert shop.alerts.waiting
+
+
+async def test_a_customer_deleted_at_the_processor_fails_for_want_of_a_card_and_is_told() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    _, gone = await shop.till.customer(account)
+    shop.processor.delete_customer(gone)
+    for pause in (*PAUSES, timedelta()):
+        await shop.auto.run()
+        shop.clock.move(pause.total_seconds())
+    found = await setting_of(shop, account)
+    assert (found.enabled, found.failures) == (False, 3)
+    assert len(shop.letters(Letter.AUTO_TOP_UP_FAILED)) == 1
+    _, now = await shop.till.customer(account)
+    assert now != gone
+    await shop.card(account)
+    await shop.auto.choose(replace(found, enabled=True, failures=0, not_before=None))
+    assert await shop.auto.run() == 1
+    assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_a_processor_that_refuses_the_customer_counts_as_a_failure() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+
+    class Choosy(Through):
+        async def customer(self, *given: Any) -> str:
+            raise ProcessorRefused("an address that it does not like", "Your address is not valid.")
+
+    shop.till._processor = Choosy(shop.processor)  # type: ignore[assignment]
+    for pause in (*PAUSES, timedelta()):
+        await shop.auto.run()
+        shop.clock.move(pause.total_seconds())
+    found = await setting_of(shop, account)
+    assert (found.enabled, shop.processor.charges) == (False, 0)
+    assert "Your address is not valid." in found.message
+    (mail,) = shop.letters(Letter.AUTO_TOP_UP_FAILED)
+    assert mail.facts["reason"] == "Your address is not valid."
 
 
 async def test_without_a_saved_card_it_fails_like_any_other() -> None:
@@ -157,19 +303,16 @@ async def test_without_a_saved_card_it_fails_like_any_other() -> None:
     assert known.message == "there is no saved card"
 
 
-class Losing:
+class Losing(Through):
     """A processor that loses its answer to the next charge, before or after it has acted."""
 
     def __init__(self, processor: Any, after_acting: bool) -> None:
-        self._processor = processor
+        super().__init__(processor)
         self._after_acting = after_acting
 
     async def charge(self, *given: Any) -> Any:
         self._processor.go_down(after_acting=self._after_acting)
         return await self._processor.charge(*given)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
 
 
 async def a_lost_charge(shop: MemoryShop, after_acting: bool) -> None:
@@ -318,6 +461,33 @@ async def test_switching_it_on_again_forgets_its_failures() -> None:
     await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
     assert await shop.auto.run() == 1
     assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_what_a_request_only_holds_is_neither_low_nor_topped_up() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await shop.ledger.deposit(new_id(), account, usd("17"), "more")
+    hold = new_id()
+    assert (await shop.ledger.hold(hold, account, usd("19.5"), 600)).outcome is Outcome.DONE
+    assert await shop.auto.run() == 0, "it may all come back"
+    assert await shop.low.run() == 0
+    await shop.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("19.5")))
+    assert await shop.low.run() == 1, "the hold has not used up the one letter"
+    assert await shop.auto.run() == 1
+    assert shop.processor.charges == 1
+
+
+async def test_a_newcomer_is_told_when_half_of_the_grant_is_gone() -> None:
+    shop = a_shop()
+    account = await shop.account(usd("0.5"))
+    assert await shop.low.run() == 0, "a new account is not low, it is new"
+    await shop.spend(account, usd("0.25"))
+    assert await shop.low.run() == 0
+    await shop.spend(account, usd("0.01"))
+    assert await shop.low.run() == 1
+    (mail,) = shop.letters(Letter.LOW_BALANCE)
+    assert mail.facts["balance"] == "0.24"
+    assert await shop.low.run() == 0
 
 
 async def test_a_low_balance_is_told_once_per_crossing() -> None:

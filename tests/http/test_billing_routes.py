@@ -240,6 +240,9 @@ async def test_a_card_that_does_not_pay_is_a_402_that_charged_nothing(
     assert (answer.status, told["code"], told["charged"]) == (402, code, False)
     order = await place.ask("GET", f"/v1/billing/checkout/{told['order_id']}")
     assert order.json()["status"] in {"failed", "needs_action"}
+    if manner is Manner.WANTS_OWNER:
+        assert told["action_url"] == order.json()["action_url"]
+        assert told["action_url"].startswith("https://")
 
 
 async def test_a_payment_that_takes_its_time_is_accepted() -> None:

@@ -262,6 +262,29 @@ async def test_a_charge_that_hangs_has_a_deadline_and_is_done_once(server: Strip
     assert made(server, "charge") == 1
 
 
+async def test_a_charge_that_cannot_be_read_back_is_not_known_and_not_refused(
+    server: StripeServer, payments: StripePayments
+) -> None:
+    """Who is told of a refusal may charge again: the money has moved."""
+    order, intents = an_order(), server.world.tables["payment_intent"]
+    customer = await a_customer(payments, order)
+    card = server.card(customer)
+    hidden: dict[str, Any] = {}
+
+    def hide(call: str) -> None:
+        if call.startswith("GET /v1/payment_intents"):
+            hidden.update(intents)
+            intents.clear()
+
+    server.api.meddle = hide
+    with pytest.raises(ProcessorUnavailable, match="was made"):
+        await payments.charge(order, customer, card)
+    server.api.meddle = None
+    intents.update(hidden)
+    assert (await payments.charge(order, customer, card)).state is PaymentState.PAID
+    assert made(server, "charge") == 1
+
+
 async def test_a_charge_that_failed_in_stripe_but_took_the_money_is_found_later(
     server: StripeServer, payments: StripePayments
 ) -> None:
@@ -429,6 +452,29 @@ async def test_a_saved_card_pays_the_taxes_too(server: StripeServer, taxed: Stri
     assert made(server, "tax.calculation") == made(server, "charge") == 1
 
 
+async def test_what_was_reckoned_first_is_what_is_charged(
+    server: StripeServer, taxed: StripePayments
+) -> None:
+    order = an_order("20")
+    customer = await a_customer(taxed, order)
+    with pytest.raises(ProcessorRefused, match="tax location"):
+        await taxed.tax(order, customer)
+    server.address(customer)
+    assert await taxed.tax(order, customer) == usd("1.65")
+    server.world.tax_basis_points = 2_000
+    paid = await taxed.charge(order, customer, server.card(customer))
+    assert (paid.amount, paid.tax) == (usd("20"), usd("1.65"))
+    assert made(server, "tax.calculation") == 1
+
+
+async def test_without_stripe_tax_nothing_is_reckoned(
+    server: StripeServer, payments: StripePayments
+) -> None:
+    order = an_order()
+    assert await payments.tax(order, await a_customer(payments, order)) == 0
+    assert made(server, "tax.calculation") == 0
+
+
 async def test_a_saved_card_without_an_address_pays_nothing(
     server: StripeServer, taxed: StripePayments
 ) -> None:
@@ -570,6 +616,22 @@ AUTHENTICATE_TOO = {
     "code": "card_declined",
     "decline_code": "authentication_required",
 }
+
+
+@pytest.mark.parametrize("error", [{"type": "card_error"}, {"type": "api_error", "code": "x"}])
+def test_an_error_that_says_little_is_a_failure_all_the_same(error: dict[str, Any]) -> None:
+    waiting = an_intent("requires_payment_method", last_payment_error=error)
+    payment = reading.payment_of(waiting, (), (), None)
+    assert (payment.state, payment.message) == (PaymentState.FAILED, "")
+
+
+async def test_an_expired_card_has_failed_and_says_so(
+    server: StripeServer, payments: StripePayments
+) -> None:
+    order = an_order()
+    customer = await a_customer(payments, order)
+    failed = await payments.charge(order, customer, server.card(customer, "expired"))
+    assert (failed.state, failed.message) == (PaymentState.FAILED, "Your card has expired.")
 
 
 @pytest.mark.parametrize(

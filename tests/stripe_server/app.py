@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -71,6 +71,9 @@ class Api:
     faults: list[tuple[Fault, str]] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     delay_s: float = 0.0
+    meddle: Callable[[str], Fault | None] | None = None
+    """Is shown every `METHOD /path` as it comes, and may say what goes wrong with it."""
+
     _keys: dict[str, _Kept] = field(default_factory=dict)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -103,7 +106,7 @@ class Api:
             if path in call:
                 del self.faults[place]
                 return fault
-        return None
+        return None if self.meddle is None else self.meddle(call)
 
     def _check_key(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")

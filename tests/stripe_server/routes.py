@@ -12,6 +12,7 @@ from stripe.params import checkout as cp
 from stripe.params import tax as tp
 
 from tests.stripe_server import objects
+from tests.stripe_server.cards import CARDS
 from tests.stripe_server.errors import invalid, missing_parameter, no_such
 from tests.stripe_server.objects import Fields
 from tests.stripe_server.world import World, public
@@ -75,11 +76,13 @@ def make_customer(world: World, params: Params) -> Fields:
 @route("GET", "/customers", p.CustomerListParams)
 def list_customers(world: World, params: Params) -> list[Fields]:
     wanted = {"email": params["email"]} if "email" in params else {}
-    return world.newest("customer", **wanted)
+    return [row for row in world.newest("customer", **wanted) if not row.get("_deleted")]
 
 
 @route("GET", "/customers/{}", p.CustomerRetrieveParams)
 def get_customer(world: World, params: Params, id: str) -> Fields:
+    if world.tables["customer"].get(id, {}).get("_deleted"):
+        return {"id": id, "object": "customer", "deleted": True}
     return world.get("customer", id)
 
 
@@ -147,6 +150,8 @@ def make_intent(world: World, params: Params) -> Fields:
         if method is None:
             raise missing_parameter("payment_method")
         away = params.get("off_session", "false") not in {"", "false"}
+        if not away and CARDS[method["_card"]].off_session_only:
+            return world.ask_owner(intent, method, params.get("return_url"))
         world.attempt(intent, method, owner_is_there=not away)
     return intent
 
@@ -305,6 +310,7 @@ def list_prices(world: World, params: Params) -> list[Fields]:
 
 @route("GET", "/invoices", p.InvoiceListParams)
 def list_invoices(world: World, params: Params) -> list[Fields]:
+    owner_of(world, params)
     return world.newest("invoice", **{k: params[k] for k in ("customer", "status") if k in params})
 
 

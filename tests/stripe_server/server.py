@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Container, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
 
 import aiohttp
@@ -66,6 +68,10 @@ class StripeServer:
         """The end of a payment that was processing."""
         self.world.settle(self.world.get("payment_intent", payment_id), paid=paid)
 
+    def authenticate(self, payment_id: str, *, agreed: bool = True) -> None:
+        """The owner of a card confirms a payment that `requires_action` at the bank, or not."""
+        self.world.authenticate(self.world.get("payment_intent", payment_id), agreed=agreed)
+
     def expire(self, session_id: str) -> None:
         """A page's time is over."""
         self.world.expire(self.world.get("checkout.session", session_id))
@@ -73,6 +79,10 @@ class StripeServer:
     def address(self, customer: str, country: str = "US", postal_code: str = "94107") -> None:
         """Give a customer an address, which taxes need."""
         self.world.set_address(customer, country, postal_code)
+
+    def delete_customer(self, customer: str) -> None:
+        """The operator deletes a customer in Stripe's dashboard."""
+        self.world.delete_customer(customer)
 
     # The shop and the bank
 
@@ -191,3 +201,25 @@ async def stripe_server(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator
     finally:
         server.api.stop()
         await runner.cleanup()
+
+
+@contextmanager
+def stripe_beside() -> Iterator[StripeServer]:
+    """The same on a thread of its own, for a test that blocks its event loop."""
+    loop = asyncio.new_event_loop()
+    up: Future[StripeServer] = Future()
+    done = asyncio.Event()
+
+    async def serve() -> None:
+        async with stripe_server() as server:
+            up.set_result(server)
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
+    thread.start()
+    try:
+        yield up.result(10)
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(10)
+        loop.close()

@@ -60,7 +60,7 @@ class World:
 
     def get(self, kind: str, id: str, param: str = "id") -> Fields:
         found = self.tables[kind].get(id)
-        if found is None:
+        if found is None or found.get("_deleted"):
             raise no_such(kind.replace("_", " "), id, param)
         return found
 
@@ -85,6 +85,14 @@ class World:
         self.keep(made)
         self.emit("customer.created", made)
         return made
+
+    def delete_customer(self, id: str) -> None:
+        """As in the dashboard: its cards go too, and nothing can be done in its name any more."""
+        found = self.get("customer", id)
+        for method in self.newest("payment_method", customer=id):
+            self.detach(method)
+        found["_deleted"] = True
+        self.emit("customer.deleted", found)
 
     def set_address(self, customer: str, country: str, postal_code: str) -> None:
         told = {"country": country, "postal_code": postal_code}
@@ -163,6 +171,36 @@ class World:
             self.emit("payment_intent.processing", intent)
         else:
             self.succeed(intent)
+
+    def ask_owner(self, intent: Fields, method: Fields, return_url: str | None) -> Fields:
+        """The bank wants the owner, who is there: by a redirect, if it is said where from."""
+        url = f"{self.base}/c/3ds/{intent['id']}"
+        redirect = {"url": url, "return_url": return_url}
+        intent.update(
+            status="requires_action",
+            payment_method=method["id"],
+            next_action={"type": "redirect_to_url", "redirect_to_url": redirect}
+            if return_url
+            else {"type": "use_stripe_sdk", "use_stripe_sdk": {}},
+        )
+        self.emit("payment_intent.requires_action", intent)
+        return intent
+
+    def authenticate(self, intent: Fields, *, agreed: bool) -> None:
+        """The owner at the bank; one who does not agree has failed, and no money moves."""
+        method = self.get("payment_method", intent["payment_method"])
+        if agreed:
+            self.attempt(intent, method, owner_is_there=True)
+            return
+        message = "We are unable to authenticate your payment method."
+        error = invalid(message, code="payment_intent_authentication_failure")
+        intent.update(
+            status="requires_payment_method",
+            payment_method=None,
+            next_action=None,
+            last_payment_error=error.error,
+        )
+        self.emit("payment_intent.payment_failed", intent)
 
     def _decline(self, intent: Fields, method: Fields, charge: Fields, card: BankCard) -> None:
         assert card.code is not None

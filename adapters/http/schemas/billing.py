@@ -48,17 +48,21 @@ SOLD: dict[str, Schema] = {
     },
     "currency": text("US dollars are all there is.", examples=["usd"]),
 }
+HOW_MUCH = [{"required": ["amount"]}, {"required": ["package"]}]
 SETTING: dict[str, Schema] = {
     "threshold": _amount("Charge when less than this is available; at most `amount`."),
     "amount": _amount("What to charge, as a purchase."),
-    "monthly_ceiling": _amount("What may be charged in a calendar month (UTC)."),
+    "monthly_ceiling": _amount("What may be charged in a calendar month (UTC), taxes included."),
 }
 
 SCHEMAS = {
-    "Purchase": record(SOLD, required=(), examples=[{"amount": 20}, {"package": 100}]),
+    "Purchase": record(
+        SOLD, required=(), anyOf=HOW_MUCH, examples=[{"amount": 20}, {"package": 100}]
+    ),
     "CardPurchase": record(
         {**SOLD, "card_id": text("One of your saved cards; the default if left out.")},
         required=(),
+        anyOf=HOW_MUCH,
         examples=[{"amount": "20.50"}],
     ),
     "Order": record(
@@ -118,6 +122,8 @@ SCHEMAS = {
             "enabled": boolean(),
             **_maybe_money("threshold"),
             **_maybe_money("amount"),
+            "tax": maybe({**DOLLARS, "description": "On top of `amount`, as last reckoned."}),
+            "tax_usd": maybe(number("The same as a number.")),
             **_maybe_money("monthly_ceiling"),
             "currency": text(const="USD"),
             **_money("charged_this_month"),
