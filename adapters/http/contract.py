@@ -72,6 +72,31 @@ class Meter(StrEnum):
     """Money from outside, for credit: a card, or a page to pay on."""
 
 
+class Repeat(StrEnum):
+    """What a second POST with the same `Idempotency-Key` and the same body gets."""
+
+    RECEIPT = "receipt"
+    """The receipt of what was charged, or the answer if the API key's owner lets it be kept."""
+
+    ANSWER = "answer"
+    """The first answer, byte for byte; it tells no secret, and is kept for a day."""
+
+    READING = "reading"
+    """The same; nothing was done, and key and answer are kept for ten minutes."""
+
+    SHOWN_ONCE = "shown_once"
+    """The same, but the answer tells a secret: it is kept for ten minutes."""
+
+    TICKET = "ticket"
+    """The same, but nothing in the request is known to its sender alone, unless the key is."""
+
+    SAME = "same"
+    """The route is asked again: what it does follows from the key, and is done once for ever."""
+
+    NEVER = "never"
+    """The header is not for this route, and changes nothing."""
+
+
 class Envelope(StrEnum):
     """The shape of an error."""
 
@@ -106,7 +131,7 @@ class Operation:
     `scope` is what a key needs for it. A route with a key that names none takes only keys that
     have every scope, and fails the audit.
     `media` is what a body comes as. A route of the pages, which answers people and not programs,
-    is not `documented` to programs.
+    is not `documented` to programs. `repeat` is for POST alone, where the audit asks for it.
     """
 
     id: str
@@ -127,6 +152,7 @@ class Operation:
     scope: Scope | None = None
     media: str = JSON
     documented: bool = True
+    repeat: Repeat | None = None
 
     @property
     def codes(self) -> frozenset[Code]:
@@ -212,6 +238,7 @@ def operation(
     scope: Scope | None = None,
     media: str = JSON,
     documented: bool = True,
+    repeat: Repeat | None = None,
 ) -> Callable[[View], View]:
     """Declare a route of Quart.
 
@@ -238,10 +265,11 @@ def operation(
         scope=scope,
         media=media,
         documented=documented,
+        repeat=repeat,
     )
 
     def attach(view: View) -> View:
-        view.operation = declared  # type: ignore[attr-defined]
+        view.operation = declared  # type: ignore[attr-defined]  # a function has a __dict__
         return view
 
     return attach

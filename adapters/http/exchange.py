@@ -18,6 +18,7 @@ from adapters.http.timing import server_timing
 from kyma.errors import Refusal
 from kyma.flows.access import Admission
 from kyma.flows.once import Claim, Once
+from kyma.flows.repeats import Repeats
 from kyma.idempotency import StoredAnswer
 from kyma.ports.runtime import Quota
 from kyma.tiers import Tier
@@ -98,7 +99,7 @@ class Exchange:
     ) -> None:
         self.claim: Claim | None = None
         self.is_complete = False
-        self._once: Once | None = None
+        self._once: Once | Repeats | None = None
         self._kept: list[bytes] = []
         self._kind = "application/json"
         self._send = send
@@ -145,7 +146,7 @@ class Exchange:
         if self.claim is not None and self.claim.seal_key is not None:
             self._kept.append(data)
 
-    def claimed(self, claim: Claim, once: Once) -> None:
+    def claimed(self, claim: Claim, once: Once | Repeats) -> None:
         """The request has its idempotency key: its outcome is written before its last bytes."""
         self.claim, self._once = claim, once
 

@@ -11,7 +11,11 @@ from adapters.http.dialects.messages import Messages, with_betas
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
 from adapters.http.text import TextRoute
+from kyma.flows.once import Claim, Replay
+from kyma.flows.repeats import PASSING
+from kyma.idempotency import fingerprint_of
 from kyma.keys import Scope
+from kyma.ports.storage import Principal
 
 if TYPE_CHECKING:
     from adapters.http.app import Parts
@@ -35,10 +39,17 @@ class MessagesRoute(TextRoute):
 class CountTokens(MessagesRoute):
     """What a prompt is likely to take, free; an estimate: no provider's tokenizer is here."""
 
+    def __init__(self, dialect: Messages, parts: Parts) -> None:
+        super().__init__(dialect, parts)
+        self._keeper = self._repeats = parts.repeats
+
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
         principal = await self._access.identify(asking.secret, Scope.INFERENCE, asking.address)
         exchange.peek = lambda: self._access.quota(principal)
         raw = await self._body(asking, presence)
+        named = asking.idempotency_key is not None
+        if named and await self._is_done(asking, principal, raw, exchange):
+            return
         if len(raw) > LARGE_BYTES:
             work = partial(self._counted, raw, asking)
             tokens = await self._workbench.run(principal.account_id, work)
@@ -46,6 +57,18 @@ class CountTokens(MessagesRoute):
             tokens = self._counted(raw, asking)
         quota = quota_headers(*await self._access.quota(principal))
         await exchange.whole({"input_tokens": tokens}, [exchange.so_far(), *quota])
+
+    async def _begin(
+        self, asking: Asking, principal: Principal, raw: bytes, request_id: str
+    ) -> Claim | Replay:
+        return await self._repeats.begin(
+            principal.account_id,
+            asking.secret or "",
+            asking.idempotency_key or "",
+            fingerprint_of("POST", COUNT_PATH, raw),
+            request_id,
+            PASSING,
+        )
 
     def _counted(self, raw: bytes, asking: Asking) -> int:
         body = self._parsed(raw, asking)

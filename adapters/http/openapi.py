@@ -24,6 +24,7 @@ from adapters.http.contract import (
     Meter,
     Operation,
     Rate,
+    Repeat,
     Schema,
     Tag,
     operation,
@@ -32,7 +33,7 @@ from adapters.http.contract import (
 from adapters.http.errors import STATUS
 from adapters.http.schemas import SCHEMAS
 from adapters.http.schemas.shapes import integer, ref, text
-from adapters.http.text_contract import OPERATIONS
+from adapters.http.text_contract import OPERATIONS, SERVED_BY
 from kyma.errors import Code
 from kyma.idempotency import HEADER
 
@@ -59,8 +60,8 @@ compatible.
 Every answer carries `X-Kyma-Request-Id` and `Server-Timing`. Every error says in \
 `error.code` what happened, in `error.retryable` whether the same request may succeed later, \
 and in `error.charged` that it cost nothing. Paths that are not listed answer 404 \
-`not_found`, other methods 405 `method_not_allowed`. On a POST that costs money an \
-`Idempotency-Key` makes a retry safe. Prompts and answers are not stored.\
+`not_found`, other methods 405 `method_not_allowed`. On a POST an `Idempotency-Key` makes a \
+retry safe. Prompts and answers are not stored.\
 """
 
 HEADERS: dict[str, Schema] = {
@@ -95,7 +96,7 @@ SCHEMES = {
     },
 }
 IDEMPOTENCY = text(
-    "Send the same key with a retry: the same outcome, and no second charge.",
+    "Send the same key with a retry: the same outcome, nothing done twice, no second charge.",
     minLength=1,
     maxLength=255,
     pattern="^[!-~]+$",
@@ -106,8 +107,17 @@ ERRORS = {
     Envelope.OAUTH: "OAuthError",
 }
 IDEMPOTENCY_CODES = frozenset(
-    {Code.INVALID_VALUE, Code.IDEMPOTENCY_KEY_REUSED, Code.IDEMPOTENCY_IN_PROGRESS}
+    {
+        Code.INVALID_VALUE,
+        Code.IDEMPOTENCY_KEY_REUSED,
+        Code.IDEMPOTENCY_IN_PROGRESS,
+        Code.STORAGE_UNAVAILABLE,
+        Code.BODY_TOO_LARGE,  # a body is read for its fingerprint even if it says nothing
+        Code.BODY_TIMEOUT,
+    }
 )
+REPLAYED = "X-Kyma-Idempotent-Replay"
+REPLAYS = frozenset(Repeat) - {Repeat.SAME, Repeat.NEVER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +130,11 @@ class Route:
 
     @property
     def idempotent(self) -> bool:
-        """Whether a retry may be marked as one: every POST that costs something."""
+        """Whether a retry may be marked as one: every POST but those that say why not."""
         return (
             self.method == "POST"
             and self.operation is not None
-            and self.operation.meter is not Meter.FREE
+            and self.operation.repeat not in {None, Repeat.NEVER}
         )
 
     @property
@@ -255,7 +265,7 @@ def _responses(declared: Operation, route: Route) -> dict[str, Any]:
 
 def _answer(given: Answer, declared: Operation) -> dict[str, Any]:
     content = {given.media: {} if given.schema is None else {"schema": _schema(given.schema)}}
-    if declared.meter is Meter.TOKENS and given.schema is not None:
+    if declared.repeat in REPLAYS and given.schema is not None:
         content[given.media] = {"schema": {"anyOf": [_schema(given.schema), ref("Replay")]}}
     if given.example is not None:
         content[given.media]["example"] = given.example
@@ -265,6 +275,8 @@ def _answer(given: Answer, declared: Operation) -> dict[str, Any]:
         content[EVENTS] = {"schema": text(words)}
     headers = {name: _reference(name) for name in (*ALWAYS, *_quota(declared))}
     headers |= {name: _header(schema) for name, schema in given.headers.items()}
+    if declared.repeat in REPLAYS:
+        headers[REPLAYED] = _header(SERVED_BY[REPLAYED])
     return {
         "description": given.description or declared.summary,
         "headers": headers,
@@ -278,7 +290,7 @@ def _refusal(codes: list[Code], declared: Operation) -> dict[str, Any]:
     said = {"properties": {"code": {"enum": [*map(str, codes)]}}}
     one_of = said if is_flat else {"properties": {"error": said}}
     status = STATUS[codes[0]][0]
-    more = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+    more = {401: ("WWW-Authenticate",), **dict.fromkeys((409, 429, 503), ("Retry-After",))}
     return {
         "description": ", ".join(f"`{code}`" for code in codes),
         "headers": {header: _reference(header) for header in (*ALWAYS, *more.get(status, ()))},

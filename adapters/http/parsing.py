@@ -34,14 +34,19 @@ def client() -> Client:
     return Client("" if address is None else address[0], request.headers.get("User-Agent", ""))
 
 
-async def signed_in(access: Access) -> Principal:
-    """Who asks, if they may ask for what the route declares; remembered for the headers."""
+def credential() -> str:
+    """The API key or session token that the request shows, unchecked; empty without one."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         secret = request.headers.get("x-api-key", "")
+    return secret.strip()
+
+
+async def signed_in(access: Access) -> Principal:
+    """Who asks, if they may ask for what the route declares; remembered for the headers."""
     declared = operation_of(current_app.view_functions.get(request.endpoint or ""))
     scope = None if declared is None else declared.scope
-    g.principal = await access.identify(secret.strip() or None, scope, client().address)
+    g.principal = await access.identify(credential() or None, scope, client().address)
     principal: Principal = g.principal
     return principal
 
@@ -68,8 +73,7 @@ class BoundedRequest(Request):
 async def raw_body() -> bytes:
     """The body as it came."""
     check_packing(request.headers.get("Content-Encoding", ""))
-    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
-    return raw
+    return await request.get_data(cache=True, as_text=False, parse_form_data=False)
 
 
 async def json_object() -> dict[str, Any]:

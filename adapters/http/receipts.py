@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from quart import Blueprint, Response, request
 
 from adapters.http.asking import Asking
 from adapters.http.bodies import LARGE_BYTES, parsed
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.dialects import Dialect
 from adapters.http.log_query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WORD, from_query
 from adapters.http.parsing import raw_body, signed_in
@@ -125,6 +125,7 @@ def routes(parts: Parts, dialects: Sequence[Dialect]) -> Blueprint:
         scope=Scope.INFERENCE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.READING,
         errors=(Code.MODEL_NOT_FOUND, Code.MODEL_NOT_ALLOWED, Code.NO_ROUTE),
         headers={name: REQUEST_HEADERS[name] for name in (MAX_COST_HEADER, MAX_LAYER_HEADER)},
         body="QuoteRequest",
@@ -167,7 +168,7 @@ async def _quote(
     parts: Parts, dialects: Sequence[Dialect], principal: Principal, raw: bytes
 ) -> tuple[Quote, Usd | None]:
     """The quote for a body, read as its own route would read it, and its `max_cost`."""
-    asking = Asking(request.scope)  # type: ignore[arg-type]
+    asking = Asking(cast("Any", request.scope))
 
     def read() -> tuple[Dialect, ChatCall, Model, str | None, Usd | None]:
         body = parsed(raw)

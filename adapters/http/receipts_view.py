@@ -206,6 +206,13 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+GONE = (
+    "The first request with this Idempotency-Key was done, and nothing was done again. Its answer "
+    "is not kept any more, or only for the credential that it was asked with. A key or an account "
+    "that it made has this id; a secret is shown only once."
+)
+
+
 def replay_json(request_id: str, found: Generation | None, catalogue: Catalogue) -> dict[str, Any]:
     """What a repeated request gets that is not worked on again: the first one's receipt.
 
@@ -217,6 +224,7 @@ def replay_json(request_id: str, found: Generation | None, catalogue: Catalogue)
             "id": request_id,
             "request_id": request_id,
             "status": "already_completed",
+            "message": GONE,
         }
     version = found.record.price_version if found.record else ""
     receipt = receipt_json(found, catalogue, prices_now(catalogue, version) or {})

@@ -10,9 +10,9 @@ from kyma.flows.once import Replay
 from kyma.idempotency import StoredAnswer
 
 
-def replayed(replay: Replay, catalogue: Catalogue) -> StoredAnswer:
-    """The kept answer as it was sent, else the receipt of the first request."""
+def replayed(replay: Replay, catalogue: Catalogue, status: int = 200) -> StoredAnswer:
+    """The kept answer as it was sent, else the receipt of the first request, as a `status`."""
     if replay.answer is not None:
         return replay.answer
     body = replay_json(replay.request_id, replay.generation, catalogue)
-    return StoredAnswer(200, "application/json", orjson.dumps(body))
+    return StoredAnswer(status, "application/json", orjson.dumps(body))

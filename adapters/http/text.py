@@ -24,7 +24,8 @@ from kyma.budget import check_max_cost, limit_of
 from kyma.calls import ChatCall
 from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
-from kyma.flows.once import Claim
+from kyma.flows.once import Claim, Once, Replay
+from kyma.flows.repeats import Repeats
 from kyma.flows.ticket import Ticket
 from kyma.idempotency import fingerprint_of
 from kyma.keys import Scope as KeyScope
@@ -64,6 +65,7 @@ class TextRoute:
         self._access = parts.access
         self._chat = parts.chat
         self._once = parts.once
+        self._keeper: Once | Repeats = parts.once
         self._catalogue = parts.catalogue
         self._clock = parts.clock
         self._chance = parts.chance
@@ -97,7 +99,7 @@ class TextRoute:
             exchange.close()
             presence.close()
             if exchange.claim is not None and not exchange.is_complete:
-                await asyncio.shield(self._once.release(exchange.claim))
+                await asyncio.shield(self._keeper.release(exchange.claim))
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
         principal = await self._access.identify(asking.secret, KeyScope.INFERENCE, asking.address)
@@ -175,19 +177,24 @@ class TextRoute:
         self, asking: Asking, principal: Principal, raw: bytes, exchange: Exchange
     ) -> bool:
         """Claim the request's idempotency key, or answer with what became of its first use."""
-        begun = await self._once.begin(
-            principal,
-            asking.idempotency_key or "",
-            fingerprint_of("POST", self._dialect.path, raw),
-            exchange.request_id,
-            self._limits.claim_s,
-            asking.secret or "",
-        )
+        begun = await self._begin(asking, principal, raw, exchange.request_id)
         if isinstance(begun, Claim):
-            exchange.claimed(begun, self._once)
+            exchange.claimed(begun, self._keeper)
             return False
         await exchange.again(replayed(begun, self._catalogue), begun.request_id)
         return True
+
+    async def _begin(
+        self, asking: Asking, principal: Principal, raw: bytes, request_id: str
+    ) -> Claim | Replay:
+        return await self._once.begin(
+            principal,
+            asking.idempotency_key or "",
+            fingerprint_of("POST", self._dialect.path, raw),
+            request_id,
+            self._limits.claim_s,
+            asking.secret or "",
+        )
 
     async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:
         served = await self._chat.answer(ticket)

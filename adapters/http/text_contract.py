@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from adapters.http.contract import Answer, Auth, Envelope, Meter, Operation, Rate, Schema, Tag
+from adapters.http.contract import (
+    Answer,
+    Auth,
+    Envelope,
+    Meter,
+    Operation,
+    Rate,
+    Repeat,
+    Schema,
+    Tag,
+)
 from adapters.http.schemas.shapes import boolean, integer, number, text
 from kyma.budget import MAX_USD
 from kyma.errors import Code
@@ -18,6 +29,15 @@ REQUEST_HEADERS: Mapping[str, Schema] = {
         "What the request may cost at most, in USD; the lower of this and `max_cost` counts.",
         minimum=0,
         maximum=float(MAX_USD),
+    ),
+}
+ANTHROPIC_HEADERS: Mapping[str, Schema] = {
+    "anthropic-version": text(
+        "Sent by Anthropic's clients; whatever it says, or without it, this is `2023-06-01`."
+    ),
+    "anthropic-beta": text(
+        "Names of beta features, with commas between. They go to Anthropic alone; those that "
+        "change what a token costs go to nobody."
     ),
 }
 SERVED_BY: Mapping[str, Schema] = {
@@ -45,8 +65,9 @@ def _served(
     streamed: bool = True,
     envelope: Envelope = Envelope.OPENAI,
     errors: tuple[Code, ...] = (),
+    headers: Mapping[str, Schema] = MappingProxyType({}),
 ) -> Operation:
-    """A route that asks a model."""
+    """A route that asks a model; `headers` are those of its own dialect."""
     return Operation(
         id=id,
         tag=Tag.CHAT,
@@ -57,10 +78,11 @@ def _served(
         meter=Meter.TOKENS,
         errors=frozenset({Code.MODEL_NOT_FOUND, *errors}),
         answers={200: Answer(answer, summary, streamed=streamed, headers=SERVED_BY)},
-        headers=REQUEST_HEADERS,
+        headers={**REQUEST_HEADERS, **headers},
         body=body,
         description=description,
         envelope=envelope,
+        repeat=Repeat.RECEIPT,
     )
 
 
@@ -80,6 +102,7 @@ MESSAGES = _served(
     description="Generate a response using the Anthropic Messages API format. Same models and "
     "pricing as /chat/completions.",
     envelope=Envelope.ANTHROPIC,
+    headers=ANTHROPIC_HEADERS,
 )
 RESPONSES = _served(
     "createResponse",
@@ -105,8 +128,10 @@ COUNT_TOKENS = Operation(
     meter=Meter.FREE,
     errors=frozenset({Code.MODEL_NOT_FOUND}),
     answers={200: Answer("TokenCount")},
+    headers=ANTHROPIC_HEADERS,
     body="CountTokensRequest",
     envelope=Envelope.ANTHROPIC,
+    repeat=Repeat.READING,
 )
 
 OPERATIONS: Mapping[str, Operation] = {

@@ -40,13 +40,19 @@ class MemoryClaims:
         self._claims: dict[tuple[str, bytes], _Claim] = {}
 
     async def claim(
-        self, account_id: str, key: bytes, fingerprint: bytes, request_id: str, ttl_s: int
+        self,
+        account_id: str,
+        key: bytes,
+        fingerprint: bytes,
+        request_id: str,
+        ttl_s: int,
+        keep_s: int = KEEP_S,
     ) -> KnownClaim | None:
         """Unless there is one that has not been forgotten."""
         now = self._store.now()
         old = self._claims.get((account_id, key))
         if old is None or old.forget_at <= now:
-            self._claims[account_id, key] = _new(fingerprint, request_id, now, ttl_s)
+            self._claims[account_id, key] = _new(fingerprint, request_id, now, ttl_s, keep_s)
             return None
         live = old.sealed_until is not None and old.sealed_until > now
         return KnownClaim(
@@ -67,6 +73,14 @@ class MemoryClaims:
         if old is None or old.state is State.FINISHED:
             return False
         now = self._store.now()
+        self._claims[account_id, key] = _new(old.fingerprint, request_id, now, ttl_s)
+        return True
+
+    async def renew(self, account_id: str, key: bytes, request_id: str, ttl_s: int) -> bool:
+        """If it is overdue."""
+        old, now = self._own(account_id, key, request_id), self._store.now()
+        if old is None or old.state is State.FINISHED or old.lease_until > now:
+            return False
         self._claims[account_id, key] = _new(old.fingerprint, request_id, now, ttl_s)
         return True
 
@@ -115,14 +129,16 @@ class MemoryClaims:
         return claim if claim is not None and claim.request_id == request_id else None
 
 
-def _new(fingerprint: bytes, request_id: str, now: datetime, ttl_s: int) -> _Claim:
+def _new(
+    fingerprint: bytes, request_id: str, now: datetime, ttl_s: int, keep_s: int = KEEP_S
+) -> _Claim:
     return _Claim(
         fingerprint,
         request_id,
         State.RUNNING,
         claimed_at=now,
         lease_until=now + timedelta(seconds=ttl_s),
-        forget_at=now + timedelta(seconds=KEEP_S),
+        forget_at=now + timedelta(seconds=keep_s),
     )
 
 

@@ -44,6 +44,17 @@ TAKE_OVER = text(
     WHERE account_id = :account AND key = :key AND request_id = :former AND state = 'running'
     """
 )
+RENEW = text(
+    """
+    UPDATE idempotency_claims
+    SET claimed_at = now(), lease_until = now() + make_interval(secs => :ttl),
+        forget_at = now() + make_interval(secs => :keep)
+    WHERE account_id = :account AND key = :key AND request_id = :request AND state = 'running'
+        AND lease_until <= now()
+    """
+)
+"""Whoever comes second waits for the row, and then finds a lease that is not overdue."""
+
 FINISH = text(
     """
     UPDATE idempotency_claims
@@ -84,11 +95,17 @@ class PostgresClaims:
         self._units = units
 
     async def claim(
-        self, account_id: str, key: bytes, fingerprint: bytes, request_id: str, ttl_s: int
+        self,
+        account_id: str,
+        key: bytes,
+        fingerprint: bytes,
+        request_id: str,
+        ttl_s: int,
+        keep_s: int = KEEP_S,
     ) -> KnownClaim | None:
         """The primary key decides who was first."""
         mine = {"account": account_id, "key": key}
-        new = {"fingerprint": fingerprint, "request": request_id, "ttl": ttl_s, "keep": KEEP_S}
+        new = {"fingerprint": fingerprint, "request": request_id, "ttl": ttl_s, "keep": keep_s}
         async with self._units.unit() as connection:
             for _ in range(TRIES):
                 if (await connection.execute(CLAIM, {**mine, **new})).first() is not None:
@@ -104,6 +121,11 @@ class PostgresClaims:
         """Only from the one it was read from."""
         values = {"former": former_id, "request": request_id, "ttl": ttl_s, "keep": KEEP_S}
         return await self._one(TAKE_OVER, {"account": account_id, "key": key, **values})
+
+    async def renew(self, account_id: str, key: bytes, request_id: str, ttl_s: int) -> bool:
+        """Only once it is overdue."""
+        values = {"request": request_id, "ttl": ttl_s, "keep": KEEP_S}
+        return await self._one(RENEW, {"account": account_id, "key": key, **values})
 
     async def finish(
         self, account_id: str, key: bytes, request_id: str, sealed: bytes | None, keep_s: int

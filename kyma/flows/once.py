@@ -117,18 +117,19 @@ class Once:
                 mine.account_id, mine.key, known.request_id, mine.request_id, ttl_s
             ):
                 return mine
-        raise _in_progress(1.0)
+        raise in_progress(1.0)
 
     async def _instead(self, mine: Claim, known: KnownClaim, fingerprint: bytes) -> Replay | None:
         """The outcome of the request that has the key; None if ours may take its place."""
         generation = await self._receipts.generation(mine.account_id, known.request_id)
         match decide(known, fingerprint, fate_of(generation)):
             case Decision.REUSED:
-                raise _reused()
+                raise reused()
             case Decision.WAIT:
-                raise _in_progress(wait_s(known))
+                raise in_progress(wait_s(known))
             case Decision.REPLAY:
-                return Replay(known.request_id, generation, self._opened(mine, known))
+                answer = opened(self._vault, mine, known)
+                return Replay(known.request_id, generation, answer)
             case Decision.TAKE_OVER:
                 if not await self._was_charged(known.request_id):
                     return None
@@ -143,28 +144,13 @@ class Once:
         ended = await self._ledger.resolve(Resolution(request_id, Kind.EXPIRE))
         return ended.outcome is Outcome.ALREADY_SETTLED
 
-    def _opened(self, mine: Claim, known: KnownClaim) -> StoredAnswer | None:
-        """The kept answer, if this caller's secret opens it."""
-        if known.sealed is None or mine.seal_key is None:
-            return None
-        bound = _binding(mine.account_id, known.request_id)
-        plain = self._vault.open(mine.seal_key, known.sealed, bound)
-        return None if plain is None else unpacked(plain)
-
     async def finish(self, claim: Claim, answer: StoredAnswer | None) -> None:
         """The request was charged: from now on its key gives its outcome.
 
         The answer is kept, sealed, only if the key's owner agreed to that and it is small
         enough. If this cannot be written, the ledger still says that it was charged.
         """
-        sealed = None
-        if (
-            answer is not None
-            and claim.seal_key is not None
-            and len(answer.body) <= MAX_ANSWER_BYTES
-        ):
-            bound = _binding(claim.account_id, claim.request_id)
-            sealed = self._vault.seal(claim.seal_key, answer.packed(), bound)
+        sealed = sealed_for(self._vault, claim, answer)
         keep_s = claim.replay_minutes * 60
         try:
             await self._claims.finish(claim.account_id, claim.key, claim.request_id, sealed, keep_s)
@@ -195,11 +181,29 @@ def fate_of(generation: Generation | None) -> Fate:
     return Fate.NO_HOLD if generation is None else FATES[generation.status]
 
 
+def sealed_for(vault: Vault, claim: Claim, answer: StoredAnswer | None) -> bytes | None:
+    """The answer as it may be kept under this claim; None if it may not, or is too large."""
+    if answer is None or claim.seal_key is None or len(answer.body) > MAX_ANSWER_BYTES:
+        return None
+    bound = _binding(claim.account_id, claim.request_id)
+    return vault.seal(claim.seal_key, answer.packed(), bound)
+
+
+def opened(vault: Vault, mine: Claim, known: KnownClaim) -> StoredAnswer | None:
+    """The answer that was kept, if this caller's secret opens it."""
+    if known.sealed is None or mine.seal_key is None:
+        return None
+    bound = _binding(mine.account_id, known.request_id)
+    plain = vault.open(mine.seal_key, known.sealed, bound)
+    return None if plain is None else unpacked(plain)
+
+
 def _binding(account_id: str, request_id: str) -> bytes:
     return f"{account_id}/{request_id}".encode()
 
 
-def _reused() -> Refusal:
+def reused() -> Refusal:
+    """The key belongs to another request."""
     return Refusal(
         Code.IDEMPOTENCY_KEY_REUSED,
         f"This {HEADER} was used for another request (other path or body). "
@@ -208,7 +212,8 @@ def _reused() -> Refusal:
     )
 
 
-def _in_progress(retry_after_s: float) -> Refusal:
+def in_progress(retry_after_s: float) -> Refusal:
+    """The first request with the key has not ended yet."""
     return Refusal(
         Code.IDEMPOTENCY_IN_PROGRESS,
         f"The first request with this {HEADER} is still under way. Ask again for its outcome; "

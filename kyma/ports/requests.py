@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from kyma.generations import Generation, LogFilter, Logged, Place
-from kyma.idempotency import KnownClaim
+from kyma.idempotency import KEEP_S, KnownClaim
 from kyma.pricing import PerToken
 
 
@@ -17,11 +17,18 @@ class Claims(Protocol):
     """
 
     async def claim(
-        self, account_id: str, key: bytes, fingerprint: bytes, request_id: str, ttl_s: int
+        self,
+        account_id: str,
+        key: bytes,
+        fingerprint: bytes,
+        request_id: str,
+        ttl_s: int,
+        keep_s: int = KEEP_S,
     ) -> KnownClaim | None:
         """Claim the key for `ttl_s`: None if it is now this request's, else whose it is.
 
-        Of any number of concurrent claims exactly one gets None.
+        After `keep_s` the key is new, whatever became of the request. Of any number of concurrent
+        claims exactly one gets None.
         """
         ...
 
@@ -31,6 +38,13 @@ class Claims(Protocol):
         """Put this request in the place of `former_id`; False if it no longer has the claim.
 
         From then on the former request can neither finish nor release it.
+        """
+        ...
+
+    async def renew(self, account_id: str, key: bytes, request_id: str, ttl_s: int) -> bool:
+        """Begin an overdue lease anew, under the same id; False if it is not overdue.
+
+        Of any number of concurrent renewals exactly one is told True.
         """
         ...
 

@@ -178,6 +178,38 @@ async def test_of_many_heirs_one_takes_over(desk: Desk) -> None:
     assert (await known(desk, account)).request_id == heirs[taken.index(True)]
 
 
+async def test_an_overdue_lease_begins_anew_under_its_id_once(desk: Desk) -> None:
+    account, first = new_id(), new_id()
+    await desk.claims.claim(account, KEY, BODY, first, 60)
+    assert not await desk.claims.renew(account, KEY, first, 60)
+    await desk.pass_time(61)
+    assert not await desk.claims.renew(account, KEY, new_id(), 60)
+    renewed = await asyncio.gather(*(desk.claims.renew(account, KEY, first, 60) for _ in range(20)))
+    assert renewed.count(True) == 1
+    found = await known(desk, account)
+    assert (found.request_id, found.fingerprint, found.overdue) == (first, BODY, False)
+    assert await desk.claims.finish(account, KEY, first, None, 0)
+    await desk.pass_time(61)
+    assert not await desk.claims.renew(account, KEY, first, 60)
+
+
+async def test_a_lease_that_was_given_up_can_be_renewed_at_once(desk: Desk) -> None:
+    account, first = new_id(), new_id()
+    await desk.claims.claim(account, KEY, BODY, first, 60)
+    assert await desk.claims.take_over(account, KEY, first, first, 0)
+    assert (await known(desk, account)).overdue
+    assert await desk.claims.renew(account, KEY, first, 60)
+
+
+async def test_a_key_may_be_remembered_for_less_than_a_day(desk: Desk) -> None:
+    account, later = new_id(), new_id()
+    await desk.claims.claim(account, KEY, BODY, new_id(), 60, 600)
+    await desk.pass_time(599)
+    assert (await known(desk, account)).fingerprint == BODY
+    await desk.pass_time(2)
+    assert await desk.claims.claim(account, KEY, OTHER, later, 60, 600) is None
+
+
 async def test_a_finished_claim_is_not_taken_over(desk: Desk) -> None:
     account, first = new_id(), new_id()
     await desk.claims.claim(account, KEY, BODY, first, 60)

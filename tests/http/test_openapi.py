@@ -11,7 +11,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from adapters.http.contract import Envelope, Meter, Operation
+from adapters.http.contract import Envelope, Operation, Repeat
 from adapters.http.cors import EXPOSED
 from adapters.http.errors import STATUS, envelope, oauth_envelope
 from adapters.http.models_view import list_json, model_json
@@ -284,6 +284,19 @@ def test_every_header_of_the_document_can_be_read_by_a_browsers_script() -> None
             assert {name.lower() for name in answer["headers"]} - {"cache-control"} <= exposed
 
 
+def test_the_headers_of_anthropics_clients_are_told_where_they_are_read() -> None:
+    theirs = {"anthropic-version", "anthropic-beta"}
+    told = {
+        path: theirs & {one["name"] for one in found["parameters"] if one["in"] == "header"}
+        for path, _, found in operations(OURS)
+    }
+    assert {path for path, names in told.items() if names} == {
+        "/messages",
+        "/messages/count_tokens",
+    }
+    assert told["/messages"] == told["/messages/count_tokens"] == theirs
+
+
 def test_what_lies_outside_the_base_says_so() -> None:
     plain = {PARAMETER.sub(r"{\1}", route.path) for route in ROUTES}
     outside = {path for path in plain if not path.startswith("/v1/")}
@@ -306,14 +319,20 @@ def test_a_streamed_answer_is_told_beside_the_whole_one() -> None:
         }
 
 
-def test_what_costs_money_can_be_repeated_without_paying_twice() -> None:
+def test_what_is_posted_can_be_repeated_without_being_done_twice() -> None:
+    told = set()
     for route in ROUTES:
         operation: Operation | None = route.operation
         assert operation is not None
         named = {one["name"] for one in described(route)["parameters"]}
-        paid = operation.meter is not Meter.FREE
-        assert ("Idempotency-Key" in named) == paid
-        assert (Code.IDEMPOTENCY_KEY_REUSED in route.codes) == paid
+        keyed = route.method == "POST" and operation.repeat is not Repeat.NEVER
+        assert ("Idempotency-Key" in named) == keyed
+        assert (Code.IDEMPOTENCY_KEY_REUSED in route.codes) == keyed
+        assert (Code.IDEMPOTENCY_IN_PROGRESS in route.codes) == keyed
+        if keyed:
+            assert "Retry-After" in described(route)["responses"]["409"]["headers"]
+            told.add(operation.id)
+    assert {"createKey", "register", "quote", "countTokens", "createCheckout"} <= told
 
 
 def test_the_envelope_of_an_operation_is_one_of_three() -> None:

@@ -129,9 +129,12 @@ SCHEMAS = {
             "id": ID,
             "request_id": ID,
             "status": text(const="already_completed"),
+            "message": text("Why there is no answer, where nothing was charged."),
         },
-        description="What a repeated request with its Idempotency-Key gets in place of an answer, "
-        "which is not stored: the Receipt of the first one, whose status is `generation_status`.",
+        required=("object", "id", "request_id", "status"),
+        description="What a repeated request with its Idempotency-Key gets in place of an answer "
+        "that is not kept: the Receipt of the first one, whose status is `generation_status`, or "
+        "for a request that is not charged these words.",
     ),
     "LogLine": LINE,
     "Log": record(
