@@ -58,9 +58,21 @@ async def examine(settings: Settings) -> list[tuple[bool, str]]:
             len(pepper) >= PEPPER_LENGTH,
             f"key pepper has {len(pepper)} characters of {PEPPER_LENGTH} (`make up` makes one)",
         ),
+        _examine_mail(settings),
         *await _examine_database(settings),
         await _examine_redis(settings),
     ]
+
+
+def _examine_mail(settings: Settings) -> tuple[bool, str]:
+    """Where letters go, and whether an address must be confirmed by one."""
+    where = f"go to {settings.smtp_host}" if settings.smtp_host else "stay in a folder"
+    rule = "must" if settings.confirms else "need not"
+    advice = "; set KYMA_SMTP_HOST, or nobody can confirm theirs" if settings.is_mute else ""
+    return (
+        not settings.is_mute,
+        f"letters {where}; addresses {rule} be confirmed ({settings.why_confirms}){advice}",
+    )
 
 
 def database_of(settings: Settings) -> str | None:

@@ -86,9 +86,10 @@ class Settings(BaseSettings):
         default="",
         description="Proxies, addresses or networks with commas, whose `X-Forwarded-For` counts.",
     )
-    confirm_addresses: bool = Field(
-        default=False,
-        description="An address signs in, and earns its credit, once confirmed by mail.",
+    confirm_addresses: bool | None = Field(
+        default=None,
+        description="An address signs in, and earns its credit, once confirmed by mail; empty: "
+        "`true` where `KYMA_SMTP_HOST` is set, else `false`.",
     )
 
     database_url: str = Field(
@@ -232,6 +233,11 @@ class Settings(BaseSettings):
             raise ValueError(f"scheme {scheme!r} is not PostgreSQL's")
         return f"postgresql://{rest}"
 
+    @field_validator("confirm_addresses", mode="before")
+    @classmethod
+    def _empty_decides_nothing(cls, given: object) -> object:
+        return None if given == "" else given
+
     @field_validator("trusted_proxies")
     @classmethod
     def _proxies_are_networks(cls, given: str) -> str:
@@ -274,6 +280,24 @@ class Settings(BaseSettings):
     def bills(self) -> bool:
         """Whether credit is sold: there is a key to Stripe."""
         return bool(self.stripe_secret_key.get_secret_value().strip())
+
+    @property
+    def confirms(self) -> bool:
+        """Whether an address must be confirmed by mail: as set, else where mail is sent."""
+        told = self.confirm_addresses
+        return bool(self.smtp_host) if told is None else told
+
+    @property
+    def why_confirms(self) -> str:
+        """The setting that decides it, for a person."""
+        if self.confirm_addresses is not None:
+            return f"KYMA_CONFIRM_ADDRESSES is {str(self.confirm_addresses).lower()}"
+        return f"KYMA_SMTP_HOST is {'set' if self.smtp_host else 'not set'}"
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether people wait for letters that stay on this machine, where nobody lives."""
+        return self.confirms and not self.smtp_host and not self.is_development
 
     @property
     def base_url(self) -> str:

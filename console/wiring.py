@@ -17,6 +17,7 @@ import streamlit as st
 
 from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
+from kyma.flows.post import LostLetters
 from kyma.flows.referrals import Referrals
 from kyma.flows.signin import OperatorSignIn
 from kyma.ports.billing import Orders
@@ -45,6 +46,7 @@ class Console:
     referrals: Referrals
     orders: Orders
     mails: Mails
+    lost_letters: LostLetters
 
 
 def console() -> Console:
@@ -72,9 +74,9 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @st.cache_resource(show_spinner="Connecting to the service …")
 def _service() -> Console:
-    # Imported here so that pages over other bundles need no adapter.
-    from adapters.container import Container, start  # noqa: PLC0415
-    from adapters.settings import Settings  # noqa: PLC0415
+    # Pages over other bundles need no adapter.
+    from adapters.container import Container, start  # noqa: PLC0415 - see above
+    from adapters.settings import Settings  # noqa: PLC0415 - see above
 
     container = Container(settings=Settings())
 
@@ -89,6 +91,7 @@ def _service() -> Console:
             referrals=container.referrals(),
             orders=container.orders(),
             mails=container.mails(),
+            lost_letters=container.lost_letters(),
         )
 
     return run(connect())

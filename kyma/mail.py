@@ -17,6 +17,9 @@ class Letter(StrEnum):
 
     WELCOME = "welcome"
     VERIFY = "verify"
+    SIGN_UP = "sign_up"
+    HAS_ACCOUNT = "has_account"
+    JOIN = "join"
     RESET = "reset"
     RECEIPT = "receipt"
     REFUNDED = "refunded"
@@ -30,6 +33,9 @@ FACTS: Mapping[Letter, frozenset[str]] = MappingProxyType(
     {
         Letter.WELCOME: frozenset(),
         Letter.VERIFY: frozenset({"verify_url"}),
+        Letter.SIGN_UP: frozenset({"sign_up_url"}),
+        Letter.HAS_ACCOUNT: frozenset({"reset_url"}),
+        Letter.JOIN: frozenset({"join_url"}),
         Letter.RESET: frozenset({"reset_url"}),
         Letter.RECEIPT: frozenset({"amount"}),
         Letter.REFUNDED: frozenset({"amount"}),
@@ -52,9 +58,20 @@ MAY_KNOW: Mapping[Letter, frozenset[str]] = MappingProxyType(
 )
 """What a letter says besides, if it is told; what stands in neither table is left unsaid."""
 
-REPEATABLE = frozenset({Letter.VERIFY, Letter.RESET})
-"""Letters without which a person cannot go on, and of which a second copy says nothing new: sent
-again when it is not known whether they went. Every other letter is then left as it is."""
+
+def is_secret(fact: str) -> bool:
+    """Whether a fact of this name is forgotten when its mail has ended."""
+    return fact.endswith("_url")
+
+
+LINK_OF: Mapping[Letter, str] = MappingProxyType(
+    {letter: fact for letter, facts in FACTS.items() for fact in facts if is_secret(fact)}
+)
+"""The fact that is a letter's link, of the letters that are sent for one."""
+
+RETURNABLE = frozenset(Letter) - frozenset(LINK_OF)
+"""Letters that an operator may put back once they have ended: what they need is still known. A
+link is forgotten with its letter; whoever waits for one asks for another."""
 
 MAX_TRIES = 12
 """After so many failures a letter is given up: about seventeen hours after it was posted."""
@@ -114,11 +131,6 @@ class Trouble:
     tries: int
     error: str
     ended_at: datetime
-
-
-def is_secret(fact: str) -> bool:
-    """Whether a fact of this name is forgotten when its mail has ended."""
-    return fact.endswith("_url")
 
 
 def delay_s(tries: int) -> int | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from structlog.testing import capture_logs
 
+from adapters.doctor import examine
+from adapters.http.serve import say_whether_addresses_are_confirmed
 from adapters.settings import Settings
 
 GIVEN: dict[str, Any] = {
@@ -124,3 +128,66 @@ def test_settings_do_not_change() -> None:
 )
 def test_the_address_that_customers_see(fields: dict[str, Any], url: str) -> None:
     assert Settings(**fields).base_url == url
+
+
+CONFIRMING = [
+    ({}, False, "KYMA_SMTP_HOST is not set"),
+    ({"smtp_host": "mail.example"}, True, "KYMA_SMTP_HOST is set"),
+    ({"confirm_addresses": ""}, False, "KYMA_SMTP_HOST is not set"),
+    ({"confirm_addresses": "", "smtp_host": "mail.example"}, True, "KYMA_SMTP_HOST is set"),
+    ({"confirm_addresses": "true"}, True, "KYMA_CONFIRM_ADDRESSES is true"),
+    (
+        {"confirm_addresses": "false", "smtp_host": "mail.example"},
+        False,
+        "KYMA_CONFIRM_ADDRESSES is false",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "confirms", "why"), CONFIRMING)
+def test_addresses_are_confirmed_where_mail_is_sent_unless_said_otherwise(
+    fields: dict[str, Any], confirms: bool, why: str
+) -> None:
+    settings = Settings(**fields)
+    assert (settings.confirms, settings.why_confirms) == (confirms, why)
+
+
+def test_a_word_that_is_neither_yes_nor_no_decides_nothing_about_addresses() -> None:
+    with pytest.raises(ValidationError, match="confirm_addresses"):
+        Settings(confirm_addresses="sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fields", "confirms", "why"), CONFIRMING)
+def test_which_of_the_two_it_is_is_logged_at_the_start(
+    fields: dict[str, Any], confirms: bool, why: str
+) -> None:
+    with capture_logs() as lines:
+        say_whether_addresses_are_confirmed(Settings(**fields))
+    assert lines == [
+        {"event": "address_confirmation", "on": confirms, "because": why, "log_level": "info"}
+    ]
+
+
+def test_confirmations_that_reach_nobody_are_warned_of() -> None:
+    with capture_logs() as lines:
+        say_whether_addresses_are_confirmed(Settings(**GIVEN, confirm_addresses=True))
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
+        "confirmations_reach_nobody"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "passed", "said"),
+    [
+        ({}, True, "letters stay in a folder; addresses need not be confirmed"),
+        ({"smtp_host": "mail.example"}, True, "letters go to mail.example; addresses must be"),
+        ({"confirm_addresses": True}, True, "addresses must be confirmed"),
+        ({**GIVEN, "confirm_addresses": True}, False, "set KYMA_SMTP_HOST, or nobody can confirm"),
+    ],
+)
+async def test_doctor_says_whether_addresses_are_confirmed(
+    fields: dict[str, Any], passed: bool, said: str, tmp_path: Path
+) -> None:
+    nowhere = {"database_url": "postgresql://x@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"}
+    results = await examine(Settings(**{**fields, **nowhere, "data_dir": tmp_path}))
+    assert [found for found, text in results if said in text] == [passed]

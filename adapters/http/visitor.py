@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,6 +24,7 @@ from kyma.errors import Code, Refusal
 from kyma.flows.access import SESSION_DAYS
 from kyma.identity import FEDERATION_S
 from kyma.ports.storage import Principal
+from kyma.referrals import code_of
 
 FORM = "application/x-www-form-urlencoded"
 MAX_FORM_BYTES = 32 * 1024
@@ -31,6 +33,7 @@ LOCAL = re.compile(r"/(?!/)[\x21-\x5b\x5d-\x7e]*", re.ASCII)
 """One slash, then no other, and no backslash, which browsers take for one."""
 
 HOME = "/account"
+FIELD = re.compile(r"\A`\w+`:? (?=[A-Z])")
 SESSION_PREFIX = "ks-"
 
 HEADERS = {
@@ -46,6 +49,26 @@ POLICY = (
     "base-uri 'none'; frame-ancestors 'none'"
 )
 SIGNED_OUT = {Code.MISSING_KEY, Code.MALFORMED_KEY, Code.INVALID_KEY, Code.EXPIRED_KEY}
+
+
+@dataclass(frozen=True, slots=True)
+class WayOn:
+    """Where somebody goes after an error, and the words of the link."""
+
+    path: str
+    words: str
+
+
+HOMEWARD = WayOn(HOME, "To your account")
+WAYS_ON = {
+    (Code.INVALID_LINK, "/reset"): WayOn("/forgot", "Ask for a new link"),
+    (Code.INVALID_LINK, "/signup/finish"): WayOn("/signup", "Ask for a new link"),
+    (Code.INVALID_LINK, "/verify"): WayOn(HOME, "Ask for a new link on your account's page"),
+    (Code.INVALID_LINK, ""): WayOn("/signin", "Sign in again"),
+    (Code.SIGN_IN_FAILED, ""): WayOn("/signin", "Back to signing in"),
+    (Code.IDENTITY_UNAVAILABLE, ""): WayOn("/signin", "Back to signing in"),
+}
+"""By what went wrong, and on which page if that matters; else homeward."""
 
 
 class Visitor:
@@ -71,7 +94,7 @@ class Visitor:
 
     async def form(self) -> dict[str, str]:
         """What was sent from a form of ours, by the browser and the session it was made for."""
-        raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+        raw = await request.get_data(cache=True, as_text=False, parse_form_data=False)
         if request.mimetype != FORM or len(raw) > MAX_FORM_BYTES:
             raise Refusal(Code.INVALID_REQUEST, "This is not a form of ours.")
         try:
@@ -107,11 +130,15 @@ class Visitor:
 
     async def refused(self, refusal: Refusal) -> Response:
         """The page that says what went wrong."""
-        response = await self.page(
-            "error.html", status_of(refusal), message=refusal.message, request_id=g.request_id
-        )
+        way = WAYS_ON.get((refusal.code, request.path)) or WAYS_ON.get((refusal.code, ""), HOMEWARD)
+        told = {"message": spoken(refusal), "way": way, "request_id": g.request_id}
+        response = await self.page("error.html", status_of(refusal), **told)
         response.headers.extend(headers_of(refusal))
         return response
+
+    async def sent(self, email: str, again: str, told: Mapping[str, str]) -> Response:
+        """The page that a letter may be on its way; `told` at `again` asks for it once more."""
+        return await self.page("sent.html", email=email, again=again, told=told)
 
     def to(self, address: str) -> Response:
         """Send the browser on, to be asked for with GET."""
@@ -137,16 +164,17 @@ class Visitor:
         response.delete_cookie(self._session, **self._attributes)
         return response
 
-    def leaving(self, address: str, seed: str, path: str) -> Response:
-        """Off to a provider of identities; `seed` and `path` are for the way back."""
+    def leaving(self, address: str, seed: str, ref: str, path: str) -> Response:
+        """Off to a provider of identities; `seed`, `ref` and `path` are for the way back."""
         response = self.to(address)
-        self._set(response, self._federation, f"{seed}|{local_path(path)}", FEDERATION_S)
+        self._set(response, self._federation, f"{seed}|{ref}|{local_path(path)}", FEDERATION_S)
         return response
 
-    def back(self) -> tuple[str, str]:
-        """The seed and the path that the browser left with."""
-        seed, _, path = request.cookies.get(self._federation, "").partition("|")
-        return seed, local_path(path)
+    def back(self) -> tuple[str, str, str]:
+        """The seed, the referral code and the path that the browser left with."""
+        seed, _, rest = request.cookies.get(self._federation, "").partition("|")
+        ref, _, path = rest.partition("|")
+        return seed, code_of(ref) or "", local_path(path)
 
     @property
     def _has_google(self) -> bool:
@@ -191,9 +219,22 @@ def install(app: Quart) -> None:
         return response
 
 
+def spoken(refusal: Refusal) -> str:
+    """A refusal for a person: fields have labels on a page, not the names that programs use."""
+    if refusal.code is Code.MISSING_FIELD:
+        return "Fill in every field."
+    said = FIELD.sub("", refusal.message).replace("`", "")
+    return said[:1].upper() + said[1:]
+
+
 def local_path(path: str) -> str:
     """A path of this site, or home: nobody is sent elsewhere by what a link says."""
     return path if len(path) <= MAX_PATH and LOCAL.fullmatch(path) else HOME
+
+
+def referral(told: Mapping[str, str]) -> str:
+    """The code of whoever sent this person; empty if there is none, or what came cannot be one."""
+    return code_of(told.get("ref", "")) or ""
 
 
 def asked() -> Mapping[str, str]:

@@ -27,6 +27,15 @@ class _Row:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Who had which letter sent after all, and why."""
+
+    id: str
+    operator: str
+    reason: str
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -37,6 +46,7 @@ class MemoryMails:
 
     now: Callable[[], datetime] = _now
     rows: dict[str, _Row] = field(default_factory=dict)
+    put_backs: list[PutBack] = field(default_factory=list)
 
     async def post(self, mail: Mail) -> bool:
         """Unless the id is known."""
@@ -90,17 +100,14 @@ class MemoryMails:
         self._end(row, state, error)
         return True
 
-    async def lapse(self, repeatable: Collection[Letter], max_tries: int) -> int:
+    async def lapse(self) -> int:
         """By the store's clock."""
         now = self.now()
         over = [
             row for row in self.rows.values() if row.state is State.SENDING and row.due_at <= now
         ]
         for row in over:
-            if row.letter in repeatable and row.tries < max_tries:
-                self.rows[row.id] = replace(row, state=State.WAITING, due_at=now, error=LOST_SIGHT)
-            else:
-                self._end(row, State.UNKNOWN, LOST_SIGHT)
+            self._end(row, State.UNKNOWN, LOST_SIGHT)
         return len(over)
 
     async def troubled(self, limit: int = 100) -> Sequence[Trouble]:
@@ -121,6 +128,21 @@ class MemoryMails:
         found.sort(key=lambda trouble: trouble.id)
         found.sort(key=lambda trouble: trouble.ended_at, reverse=True)
         return found[:limit]
+
+    async def put_back(
+        self, id: str, letters: Collection[Letter], operator: str, reason: str
+    ) -> bool:
+        """With its claim and one try, so that a late word of the last one is understood."""
+        row = self.rows.get(id)
+        if row is None or row.state not in {State.UNKNOWN, State.GIVEN_UP}:
+            return False
+        if row.letter not in letters or not row.to:
+            return False
+        self.rows[id] = replace(
+            row, state=State.WAITING, due_at=self.now(), ended_at=None, error="", tries=1
+        )
+        self.put_backs.append(PutBack(id, operator, reason))
+        return True
 
     async def erase(self, after_days: int, limit: int = 5000) -> int:
         """Address and facts, never the id."""

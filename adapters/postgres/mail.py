@@ -50,12 +50,6 @@ END = text(
     WHERE id = :id AND claim = :claim AND state = 'sending'
     """
 )
-LAPSE_REPEATABLE = text(
-    """
-    UPDATE mails SET state = 'waiting', due_at = now(), error = :error
-    WHERE state = 'sending' AND due_at <= now() AND letter = ANY (:repeatable) AND tries < :tries
-    """
-)
 LAPSE = text(
     """
     UPDATE mails SET state = 'unknown', error = :error, ended_at = now(),
@@ -69,6 +63,23 @@ TROUBLED = text(
     WHERE state IN ('unknown', 'given_up') ORDER BY ended_at DESC, id LIMIT :limit
     """
 )
+PUT_BACK = text(
+    """
+    WITH old AS (
+        SELECT id, state, tries, error FROM mails
+        WHERE id = :id AND state IN ('unknown', 'given_up') AND recipient <> ''
+              AND letter = ANY (:letters)
+        FOR UPDATE
+    ), noted AS (
+        INSERT INTO mails_put_back (mail_id, operator, reason, was, tries, error)
+        SELECT id, :operator, :reason, state, tries, error FROM old
+    )
+    UPDATE mails SET state = 'waiting', due_at = now(), ended_at = NULL, error = '', tries = 1
+    FROM old WHERE mails.id = old.id
+    """
+)
+"""Its claim stays, and with it one try, so that a late word of the last one is understood."""
+
 ERASE = text(
     """
     UPDATE mails SET recipient = '', facts = '{}' WHERE id = ANY (ARRAY(
@@ -116,19 +127,23 @@ class PostgresMails:
         values = {"id": id, "claim": claim, "state": state.value, "error": error[:MAX_ERROR]}
         return await self._count(END, values) == 1
 
-    async def lapse(self, repeatable: Collection[Letter], max_tries: int) -> int:
-        """By the database's clock; what may be repeated first, so that the rest is the rest."""
-        values = {"repeatable": [letter.value for letter in repeatable], "tries": max_tries}
-        async with self._units.unit() as connection:
-            again = await connection.execute(LAPSE_REPEATABLE, {**values, "error": LOST_SIGHT})
-            others = await connection.execute(LAPSE, {"error": LOST_SIGHT})
-        return again.rowcount + others.rowcount
+    async def lapse(self) -> int:
+        """By the database's clock."""
+        return await self._count(LAPSE, {"error": LOST_SIGHT})
 
     async def troubled(self, limit: int = 100) -> Sequence[Trouble]:
         """Newest first."""
         async with self._units.unit() as connection:
             rows = (await connection.execute(TROUBLED, {"limit": limit})).all()
         return [_trouble(row) for row in rows]
+
+    async def put_back(
+        self, id: str, letters: Collection[Letter], operator: str, reason: str
+    ) -> bool:
+        """The letter and the note in one statement."""
+        named = [letter.value for letter in letters]
+        values = {"id": id, "letters": named, "operator": operator, "reason": reason}
+        return await self._count(PUT_BACK, values) == 1
 
     async def erase(self, after_days: int, limit: int = 5000) -> int:
         """The id stays: it is what keeps the letter from being sent anew."""

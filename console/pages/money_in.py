@@ -8,7 +8,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from console import frames, wiring
+from console import decisions, frames, wiring
+from console.letters import put_back_form
 
 SHOWN = 100
 AMOUNTS = ("Amount", "Our loss")
@@ -20,9 +21,10 @@ def page() -> None:
     console = wiring.console()
     st.title("Money in")
     st.caption("What needs a person. Each list is empty when everything is well.")
+    decisions.say_what_was_done()
     unpaid = frames.uncredited(wiring.run(console.orders.uncredited(SHOWN)))
     flagged = frames.flags(wiring.run(console.orders.flags(SHOWN)))
-    letters = frames.letters(wiring.run(console.mails.troubled(SHOWN)))
+    troubled = wiring.run(console.mails.troubled(SHOWN))
     lists = (
         (
             "Paid, not credited",
@@ -39,7 +41,7 @@ def page() -> None:
         ),
         (
             "Letters that did not go",
-            letters,
+            frames.letters(troubled),
             "Given up after many tries, refused by the other side, or lost sight of.",
             "Every letter has gone or is on its way.",
         ),
@@ -49,6 +51,7 @@ def page() -> None:
         column.metric(title, f"{at_least}{len(frame):,}", border=True)
     for title, frame, meaning, fine in lists:
         _list(title, frame, meaning, fine)
+    put_back_form(troubled)
 
 
 def _list(title: str, frame: pd.DataFrame, meaning: str, fine: str) -> None:

@@ -1,9 +1,8 @@
 """The post: letters are kept first, and delivered by a worker: claim, print, carry, mark.
 
 A letter is marked SENDING before it is handed to anybody. Where a worker dies after that, nobody
-knows whether it went: it is sent again only if a second copy does no harm, under the same
-Message-ID, and else left as it is for an operator to see. So a letter may be lost, seldom, and is
-not sent twice.
+knows whether it went: it is left as it is, for an operator to see. So a letter may be lost,
+seldom, and is not sent twice.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
-from kyma.mail import MAX_TRIES, REPEATABLE, Claimed, Mail, State, delay_s
+from kyma.errors import Code, Refusal
+from kyma.flows.access import unavailable
+from kyma.flows.overrides import checked_operator, checked_reason
+from kyma.mail import RETURNABLE, Claimed, Mail, State, delay_s
 from kyma.ports.mail import (
     Bell,
     Carrier,
@@ -25,6 +27,7 @@ from kyma.ports.mail import (
     Unprintable,
 )
 from kyma.ports.runtime import Chance, Clock
+from kyma.ports.storage import StorageUnavailable
 
 LEASE_S = 180
 """Above what a carrier may take, so that no letter is carried by two."""
@@ -51,6 +54,29 @@ class PromptOutbox:
         return posted
 
 
+class LostLetters:
+    """Letters that did not go, and an operator who has one sent after all."""
+
+    def __init__(self, mails: Mails, bell: Bell) -> None:
+        self._mails = mails
+        self._bell = bell
+
+    async def put_back(self, id: str, reason: str, operator: str) -> None:
+        """Let it wait anew; of unknown outcome it may then come twice, which is theirs to judge."""
+        reason, operator = checked_reason(reason), checked_operator(operator)
+        try:
+            done = await self._mails.put_back(id, RETURNABLE, operator, reason)
+        except StorageUnavailable as error:
+            raise unavailable() from error
+        if not done:
+            raise Refusal(
+                Code.NOT_FOUND,
+                "This letter cannot be put back: it has gone or waits already, its address is "
+                "forgotten, or it is about a link, which is dead.",
+            )
+        await self._bell.ring()
+
+
 class Delivery:
     """Carries what is due."""
 
@@ -66,7 +92,7 @@ class Delivery:
 
     async def round(self, within_s: float = ROUND_S) -> Mapping[State, int]:
         """Deliver until nothing is due or the time is over; what became of how many."""
-        await self._mails.lapse(REPEATABLE, MAX_TRIES)
+        await self._mails.lapse()
         until = self._clock.monotonic() + within_s
         done: Counter[State] = Counter()
         await asyncio.gather(*(self._lane(until, done) for _ in range(LANES)))
@@ -99,8 +125,6 @@ class Delivery:
         except (Undeliverable, Unprintable) as error:
             return await self._end(claimed, State.GIVEN_UP, str(error))
         except OutcomeUnknown as error:
-            if claimed.mail.letter in REPEATABLE:
-                return await self._later(claimed, str(error))
             return await self._end(claimed, State.UNKNOWN, str(error))
         await self._mails.sent(claimed.mail.id, claimed.claim)
         return State.SENT

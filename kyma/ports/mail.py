@@ -60,12 +60,22 @@ class Mails(Protocol):
         """It is GIVEN_UP or its outcome UNKNOWN. Its secrets are erased."""
         ...
 
-    async def lapse(self, repeatable: Collection[Letter], max_tries: int) -> int:
-        """End leases that are over: repeatable letters wait anew, others become UNKNOWN."""
+    async def lapse(self) -> int:
+        """End leases that are over: their letters become UNKNOWN, and are not sent again."""
         ...
 
     async def troubled(self, limit: int = 100) -> Sequence[Trouble]:
         """Mails given up or of unknown outcome, newest first."""
+        ...
+
+    async def put_back(
+        self, id: str, letters: Collection[Letter], operator: str, reason: str
+    ) -> bool:
+        """Let a troubled mail wait anew, due now, and note who had it so; its tries begin again.
+
+        False if it is not troubled, is none of these letters, or its address is forgotten. Who
+        had it last may still say that it was sent, as long as nobody claims it.
+        """
         ...
 
     async def erase(self, after_days: int, limit: int = 5000) -> int:

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from adapters.memory.billing import MemoryOrders, MemoryTill
 from adapters.memory.limit_requests import MemoryLimitRequests
-from adapters.memory.mail import MemoryMails
+from adapters.memory.mail import MemoryBell, MemoryMails
 from adapters.memory.referrals import MemoryReferrals
 from adapters.memory.reports import MemoryReports
 from adapters.memory.runtime import MemoryChance, MemoryClock, MemoryInvalidations, MemoryPasswords
@@ -26,6 +26,7 @@ from console.wiring import BUNDLE, Console
 from kyma.accounts import Account
 from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
+from kyma.flows.post import LostLetters
 from kyma.flows.referrals import Referrals
 from kyma.flows.signin import OperatorSignIn
 from kyma.money import ZERO, usd
@@ -54,7 +55,7 @@ class World:
         )
         self.signin = OperatorSignIn(MemoryOperators(store), MemoryPasswords(), self.clock)
         self.reports = MemoryReports(store.records, store.accounts)
-        self.mails = MemoryMails(self.clock.now)
+        self.mails, self.bell = MemoryMails(self.clock.now), MemoryBell()
         self.requests = MemoryLimitRequests(store)
         self.limits_asked = HigherLimits(self.requests, self.overrides, self.mails, self.chance)
         self.referral_book = MemoryReferrals(store)
@@ -73,6 +74,7 @@ class World:
             self.referrals,
             self.orders,
             self.mails,
+            LostLetters(self.mails, self.bell),
         )
 
     async def customer(self, email: str, deposits: str = "0") -> Account:

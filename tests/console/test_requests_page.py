@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from adapters.memory.mail import PutBack
 from console.asked import SHOWN
 from kyma.accounts import Account
 from kyma.ledger import Flag
@@ -253,6 +254,49 @@ async def lose_a_letter(world: World) -> None:
     await world.mails.post(mail)
     await world.mails.claim("a", 60)
     await world.mails.end("low/1", "a", State.GIVEN_UP, "550 no such mailbox")
+
+
+def test_a_letter_that_did_not_go_is_put_back_with_a_reason(world: World) -> None:
+    asyncio.run(lose_a_letter(world))
+    app = page_of(world, MONEY).run()
+    assert app.selectbox[0].options == ["low balance to ada@example.com, 2026-05-17 12:00"]
+    app.button[0].click().run()
+    assert "reason" in said(app.error)[0]
+    assert world.mails.rows["low/1"].state is State.GIVEN_UP
+    app.text_area[0].set_value("The mailbox exists now.")
+    app.button[0].click().run()
+    assert not app.exception
+    assert said(app.success)[0] == "The letter to ada@example.com is on its way again."
+    assert world.mails.rows["low/1"].state is State.WAITING
+    assert world.mails.put_backs == [PutBack("low/1", OPERATOR, "The mailbox exists now.")]
+    assert world.bell.rung == 1
+    assert "Put back" not in [button.label for button in app.button]
+
+
+def test_a_letter_that_may_have_gone_is_said_to(world: World) -> None:
+    async def lose_sight() -> None:
+        await world.mails.post(Mail("low/1", "ada@example.com", Letter.WELCOME))
+        await world.mails.claim("a", 60)
+        await world.mails.end("low/1", "a", State.UNKNOWN, "the line went dead")
+
+    asyncio.run(lose_sight())
+    app = page_of(world, MONEY).run()
+    assert app.selectbox[0].options[0].endswith("(may have gone: it could come twice)")
+
+
+def test_a_letter_whose_link_is_dead_is_listed_and_not_put_back(world: World) -> None:
+    async def lose_a_link() -> None:
+        facts = {"reset_url": "https://kyma.example/reset?token=s3cret"}
+        await world.mails.post(Mail("link:1", "ada@example.com", Letter.RESET, facts))
+        await world.mails.claim("a", 60)
+        await world.mails.end("link:1", "a", State.GIVEN_UP, "550 no such mailbox")
+
+    asyncio.run(lose_a_link())
+    app = page_of(world, MONEY).run()
+    assert app.dataframe[0].value.iloc[0]["Letter"] == "reset"
+    assert any("link is dead" in text for text in said(app.caption))
+    assert not app.selectbox
+    assert not app.button
 
 
 class Away:
