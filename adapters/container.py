@@ -74,9 +74,10 @@ from kyma.flows.links import MailLinks
 from kyma.flows.newcomers import Newcomers
 from kyma.flows.once import Once
 from kyma.flows.overrides import TierOverrides
-from kyma.flows.post import Delivery, PromptOutbox
+from kyma.flows.post import Delivery, LostLetters, PromptOutbox
 from kyma.flows.quote import Quotes
 from kyma.flows.referrals import Referrals, Rewards
+from kyma.flows.repeats import Repeats
 from kyma.flows.sessions import Sessions
 from kyma.flows.signin import OperatorSignIn
 from kyma.flows.throttle import Throttle
@@ -181,6 +182,7 @@ def make_gateway(
     chance: SystemChance,
     digests: HmacDigests,
     once: Once,
+    repeats: Repeats,
     books: Books,
     keys: KeySettings,
     sessions: Sessions,
@@ -208,7 +210,7 @@ def make_gateway(
                 settings.body_limit_bytes, settings.body_timeout_s, settings.keepalive_s,
                 settings.request_timeout_s + HOLD_MARGIN_S,
             ),
-            ready, once, books, keys, sessions,
+            ready, once, repeats, books, keys, sessions,
             Public(
                 settings.base_url, board, probes,
                 {"redis": pulse.redis_answers, "worker": pulse.worker_beats},
@@ -264,7 +266,7 @@ class Container(containers.DeclarativeContainer):
 
     access = providers.Singleton(
         Access, accounts, principals, limiter, passwords, digests, principals, clock, chance,
-        throttle, confirms=settings.provided.confirm_addresses,
+        throttle, confirms=settings.provided.confirms,
     )  # fmt: skip
     billing = providers.Singleton(
         Billing,
@@ -290,6 +292,7 @@ class Container(containers.DeclarativeContainer):
     receipts = providers.Singleton(PostgresReceipts, units)
     vault = providers.Singleton(AesVault)
     once = providers.Singleton(Once, claims, receipts, ledger, vault)
+    repeats = providers.Singleton(Repeats, claims, vault, digests)
     quotes = providers.Singleton(Quotes, access, chat, ledger, board, conversations, clock, chance)
     books = providers.Singleton(Books, receipts, receipts, quotes)
     key_rows = providers.Singleton(PostgresKeys, units)
@@ -303,6 +306,7 @@ class Container(containers.DeclarativeContainer):
     mails = providers.Singleton(PostgresMails, units)
     bell = providers.Singleton(ArqBell, redis)
     outbox = providers.Singleton(PromptOutbox, mails, bell)
+    lost_letters = providers.Singleton(LostLetters, mails, bell)
     printer = providers.Singleton(JinjaPrinter, settings.provided.base_url)
     carrier = providers.Singleton(make_carrier, settings)
     delivery = providers.Singleton(Delivery, mails, printer, carrier, clock, chance)
@@ -359,7 +363,7 @@ class Container(containers.DeclarativeContainer):
     low_balances = providers.Singleton(LowBalances, alarms, orders, outbox)
     sales = providers.Selector(
         providers.Callable(lambda bills: "on" if bills else "off", settings.provided.bills),
-        on=providers.Singleton(Sales, credit_sales, till, auto_top_ups),
+        on=providers.Singleton(Sales, credit_sales, till, auto_top_ups, throttle),
         off=providers.Object(None),
     )
     ways = providers.Singleton(
@@ -371,7 +375,7 @@ class Container(containers.DeclarativeContainer):
     gateway = providers.Singleton(
         make_gateway,
         settings, access, chat, catalogue, accounts, ledger, reports, limiter, clock,
-        chance, digests, once, books, keys, sessions, board, probes, pulse, higher_limits,
+        chance, digests, once, repeats, books, keys, sessions, board, probes, pulse, higher_limits,
         referrals, newcomers, ways, statements, sales,
     )  # fmt: skip
 

@@ -108,14 +108,24 @@ def check_hands_out(own: Policy, *wanted: Policy) -> None:
     if own.is_restricted:
         raise Refusal(
             Code.FORBIDDEN,
-            "A key with a cap, an expiry, or lists of models or networks cannot create, change or "
-            "rotate keys. Use a session or a key without them.",
+            "A key with a cap, an expiry, or lists of models or networks cannot create, change, "
+            "rotate or revoke other keys. Use a session or a key without them.",
         )
     beyond = sorted({scope for policy in wanted for scope in policy.scopes - own.scopes})
     if beyond:
         raise Refusal(
             Code.FORBIDDEN,
-            f"This key does not have {', '.join(beyond)} itself, so it cannot give it to a key or "
-            "change a key that has it.",
+            f"This key does not have {', '.join(beyond)} itself, so it cannot give it to a key, "
+            "nor change or revoke a key that has it.",
             param="scopes",
+        )
+
+
+def check_ends_sessions(own: Policy) -> None:
+    """Whether somebody with this policy may sign people out: a session may do everything."""
+    if own.is_restricted or own.scopes != EVERY_SCOPE:
+        raise Refusal(
+            Code.FORBIDDEN,
+            "Only a session, or a key with every scope and no limits, ends sessions: they may do "
+            "more than this key.",
         )

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from quart import Blueprint, Response
+from quart import Blueprint, Response, g
 
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.keys_view import key_json
 from adapters.http.parsing import (
     client,
@@ -47,6 +47,7 @@ def routes(parts: Parts) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.SHOWN_ONCE,
         errors=(Code.EMAIL_TAKEN, Code.TOO_MANY_ATTEMPTS, Code.STORAGE_UNAVAILABLE),
         body="Registration",
         answers={200: "Welcome"},
@@ -55,7 +56,7 @@ def routes(parts: Parts) -> Blueprint:
         body = await json_object()
         code = optional_text(body, "referral_code")
         welcome = await parts.access.register(
-            email_field(body), text_field(body, "password"), client()
+            email_field(body), text_field(body, "password"), client(), id=g.made_id
         )
         referred = await parts.newcomers.greet(welcome, code)
         await parts.ways.links.greet(welcome)
@@ -70,6 +71,7 @@ def routes(parts: Parts) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.SHOWN_ONCE,
         errors=(Code.WRONG_CREDENTIALS, Code.TOO_MANY_ATTEMPTS, Code.STORAGE_UNAVAILABLE),
         body="Login",
         answers={200: "SignedIn"},

@@ -24,6 +24,7 @@ from adapters.http import (
     receipts,
     referrals,
     refusals,
+    repeats,
     sessions,
     statements,
     timing,
@@ -54,6 +55,7 @@ from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.newcomers import Newcomers
 from kyma.flows.once import Once
 from kyma.flows.referrals import Referrals
+from kyma.flows.repeats import Repeats
 from kyma.flows.sessions import Sessions
 from kyma.idempotency import HEADER as IDEMPOTENCY_KEY
 from kyma.idempotency import checked_key
@@ -80,6 +82,7 @@ class Parts:
     limits: Limits
     ready: Ready
     once: Once
+    repeats: Repeats
     books: Books
     keys: KeySettings
     sessions: Sessions
@@ -124,7 +127,7 @@ class Gateway:
                     return
             elif await cors.preflight(scope, send, self._chance.id):
                 return
-        await self.quart(scope, receive, send)  # type: ignore[arg-type]
+        await self.quart(scope, receive, send)  # type: ignore[arg-type]  # its ASGI types are finer
 
 
 async def _misspelt() -> Response:
@@ -163,14 +166,15 @@ def make_quart(parts: Parts) -> Quart:
         # Served in front of Quart; known to it so that other methods are told which one is meant.
         app.add_url_rule(dialect.path, dialect.endpoint, _misspelt, methods=["POST"])
     app.add_url_rule(COUNT_PATH, "count_tokens", _misspelt, methods=["POST"])
+    repeats.install(app, parts)
 
     @app.before_request
     async def name_request() -> None:
-        g.request_id = parts.chance.id()
+        g.request_id = g.made_id = parts.chance.id()
 
     @app.before_request
     async def check_idempotency_key() -> None:
-        """These routes are free or mend nothing by being repeated; the form is the same for all."""
+        """On routes that have no use for it, too: one form for all."""
         key = request.headers.get(IDEMPOTENCY_KEY)
         if key is not None and request.method == "POST":
             checked_key(key)

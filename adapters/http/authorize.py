@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from quart import Blueprint, Response, request
 
-from adapters.http.contract import FORM, Auth, Envelope, Meter, Rate, Tag, operation
+from adapters.http.contract import FORM, Auth, Envelope, Meter, Rate, Repeat, Tag, operation
 from adapters.http.identity import Ways, given_json, once_each
 from adapters.http.page_contract import page
 from adapters.http.visitor import Visitor, asked
@@ -46,6 +46,7 @@ def routes(ways: Ways) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.NEVER,
         errors=(
             Code.INVALID_REQUEST,
             Code.INVALID_CLIENT,
@@ -120,7 +121,7 @@ def _shown(wish: Wish) -> str:
 
 async def _told() -> dict[str, str]:
     """The form, each name once, text alone."""
-    raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]
+    raw = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     if request.mimetype != FORM or len(raw) > MAX_BYTES:
         raise Refusal(Code.INVALID_REQUEST, f"Send the parameters as {FORM}.")
     try:

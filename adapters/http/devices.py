@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response, request
 
-from adapters.http.contract import Auth, Envelope, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Envelope, Meter, Rate, Repeat, Tag, operation
 from adapters.http.identity import Ways, given_json, private_json
 from adapters.http.page_contract import page
 from adapters.http.parsing import client, json_object, text_field
@@ -29,6 +29,7 @@ def routes(ways: Ways) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.TICKET,
         errors=(Code.TOO_MANY_ATTEMPTS, Code.RATE_LIMITED, Code.STORAGE_UNAVAILABLE),
         body="DeviceWish",
         body_required=False,
@@ -62,6 +63,7 @@ def routes(ways: Ways) -> Blueprint:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.SHOWN_ONCE,
         errors=(
             Code.AUTHORIZATION_PENDING,
             Code.SLOW_DOWN,

@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 from adapters.http.identity import Ways
 from adapters.http.page_contract import page
 from adapters.http.parsing import client
-from adapters.http.visitor import HOME, Visitor, asked
+from adapters.http.visitor import HOME, Visitor, asked, referral
 from kyma.errors import Code, Refusal
 from kyma.flows.federation import Arrival, Federation
 from kyma.identity import LinkKind
@@ -24,17 +24,18 @@ def pages(blueprint: Blueprint, ways: Ways, visitor: Visitor) -> None:
     @blueprint.get(START)
     @page("startGoogle", "Sign in with Google", Code.NOT_FOUND, *AWAY)
     async def start() -> Response:
-        attempt = await _federation(ways).begin()
-        return visitor.leaving(attempt.address, attempt.seed, asked().get("next", HOME))
+        attempt, told = await _federation(ways).begin(), asked()
+        path = told.get("next", HOME)
+        return visitor.leaving(attempt.address, attempt.seed, referral(told), path)
 
     @blueprint.get(CALLBACK)
-    @page("finishGoogle", "Back from Google", Code.NOT_FOUND, *AWAY)
+    @page("finishGoogle", "Back from Google", Code.NOT_FOUND, Code.TOO_MANY_ATTEMPTS, *AWAY)
     async def callback() -> Response:
-        told, (seed, path) = asked(), visitor.back()
+        told, (seed, ref, path) = asked(), visitor.back()
         if "error" in told:
             raise Refusal(Code.SIGN_IN_FAILED, "You are not signed in. Google says you did not.")
         arrival = await _federation(ways).finish(
-            seed, told.get("state", ""), told.get("code", ""), client()
+            seed, told.get("state", ""), told.get("code", ""), client(), ref
         )
         return await _arrived(visitor, arrival, path)
 
@@ -57,8 +58,9 @@ def pages(blueprint: Blueprint, ways: Ways, visitor: Visitor) -> None:
     @page("joinByMail", "Join by mail", Code.INVALID_LINK, Code.TOO_MANY_ATTEMPTS)
     async def by_mail() -> Response:
         told = await visitor.form()
-        email = await _federation(ways).prove_by_mail(told.get("offer", ""), client())
-        return await visitor.page("sent.html", email=email)
+        offer = told.get("offer", "")
+        email = await _federation(ways).prove_by_mail(offer, client())
+        return await visitor.sent(email, "/join/mail", {"offer": offer})
 
     @blueprint.get(JOIN)
     @page("joinPage", "Let Google open an account", Code.INVALID_LINK)

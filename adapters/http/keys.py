@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from quart import Blueprint, Response
+from quart import Blueprint, Response, g
 
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.keys_view import key_json, wished
 from adapters.http.parsing import id_in_path, integer_field, json_object, signed_in, text_field
 from kyma.accounts import Key
@@ -53,6 +53,7 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.SHOWN_ONCE,
         errors=(Code.FORBIDDEN, Code.MODEL_NOT_FOUND),
         body="NewKey",
         answers={201: "KeyWithSecret"},
@@ -61,7 +62,8 @@ def routes(parts: Parts) -> Blueprint:
         principal = await signed_in(parts.access)
         body = await json_object()
         text_field(body, "name")
-        issued = await parts.keys.create(principal, _wish(wished(body, parts.catalogue)))
+        wish = _wish(wished(body, parts.catalogue))
+        issued = await parts.keys.create(principal, wish, g.made_id)
         return _issued(issued, await _told(parts, issued.key), 201)
 
     @blueprint.patch("/auth/keys/<key_id>")
@@ -97,6 +99,7 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.SHOWN_ONCE,
         errors=(Code.NOT_FOUND, Code.FORBIDDEN),
         body="KeyRotation",
         answers={200: "KeyWithSecret"},
@@ -112,26 +115,27 @@ def routes(parts: Parts) -> Blueprint:
         id="revokeKey",
         tag=Tag.AUTH,
         summary="Revoke an API key",
-        description="It stops working everywhere within a second.",
+        description="It stops working everywhere within a second. A key revokes itself, and "
+        "others that have no more than it has.",
         auth=Auth.KEY,
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.NOT_FOUND,),
+        errors=(Code.NOT_FOUND, Code.FORBIDDEN),
         answers={200: "Key"},
     )
     async def revoke(key_id: str) -> Response:
         principal = await signed_in(parts.access)
-        key = await parts.access.revoke_key(principal.account_id, id_in_path(key_id))
+        key = await parts.access.revoke_key(principal, id_in_path(key_id))
         return _json(await _told(parts, key))
 
     return blueprint
 
 
-def _wish(changed: dict[str, object]) -> Wish:
+def _wish(changed: dict[str, Any]) -> Wish:
     of_key = {name: changed.pop(name) for name in WHOLE_KEY & changed.keys()}
-    policy = replace(DEFAULT_POLICY, **changed)  # type: ignore[arg-type]
-    return Wish(policy=policy, **of_key)  # type: ignore[arg-type]
+    policy = replace(DEFAULT_POLICY, **changed)
+    return Wish(policy=policy, **of_key)
 
 
 async def _told(parts: Parts, key: Key) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from quart import Blueprint, Response
 
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.parsing import json_object, signed_in, text_field
 from kyma.errors import Code
 from kyma.keys import Scope
@@ -31,6 +31,7 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.ANSWER,
         errors=(Code.REQUEST_OPEN,),
         body="LimitRequestBody",
         answers={201: "LimitRequest"},

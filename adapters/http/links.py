@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response
 
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.identity import Ways, private_json
 from adapters.http.parsing import client, email_field, json_object, signed_in, text_field
 from kyma.errors import Code, Refusal
@@ -32,6 +32,7 @@ def _passwords(blueprint: Blueprint, ways: Ways) -> None:
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.ANSWER,
         errors=(Code.TOO_MANY_ATTEMPTS, Code.STORAGE_UNAVAILABLE),
         body="AddressWish",
         answers={200: "MailAsked"},
@@ -45,10 +46,12 @@ def _passwords(blueprint: Blueprint, ways: Ways) -> None:
         id="resetPassword",
         tag=Tag.AUTH,
         summary="Set a new password",
-        description="By the token of the link that was mailed. Every session ends.",
+        description="By the token of the link that was mailed. Every session ends; keys too if "
+        "`revoke_keys`, and always if the address was never confirmed before.",
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.ANSWER,
         errors=(Code.INVALID_LINK, Code.STORAGE_UNAVAILABLE),
         body="PasswordReset",
         answers={200: "PasswordChanged"},
@@ -77,6 +80,7 @@ def _proofs(blueprint: Blueprint, ways: Ways) -> None:
         scope=Scope.ACCOUNT_READ,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.ANSWER,
         errors=(Code.TOO_MANY_ATTEMPTS,),
         answers={200: "ProofAsked"},
     )
@@ -90,14 +94,24 @@ def _proofs(blueprint: Blueprint, ways: Ways) -> None:
         id="confirmVerification",
         tag=Tag.AUTH,
         summary="Confirm your address",
-        description="By the token of the link that was mailed.",
+        description="By the token of the link that was mailed and the account's password: who "
+        "reads the mail need not be who opened the account.",
         auth=Auth.NONE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.INVALID_LINK, Code.STORAGE_UNAVAILABLE),
-        body="LinkToken",
+        repeat=Repeat.ANSWER,
+        errors=(
+            Code.INVALID_LINK,
+            Code.WRONG_CREDENTIALS,
+            Code.TOO_MANY_ATTEMPTS,
+            Code.STORAGE_UNAVAILABLE,
+        ),
+        body="AddressProof",
         answers={200: "AddressProven"},
     )
     async def confirm() -> Response:
-        email = await ways.links.verify(text_field(await json_object(), "token"))
+        body = await json_object()
+        email = await ways.links.verify(
+            text_field(body, "token"), text_field(body, "password"), client=client()
+        )
         return private_json({"email": email, "verified": True})

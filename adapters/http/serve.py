@@ -8,6 +8,7 @@ import gc
 import signal
 import socket
 
+import structlog
 import uvicorn
 import uvloop
 
@@ -15,6 +16,8 @@ from adapters import log
 from adapters.container import Container, start, stop
 from adapters.http.app import Gateway
 from adapters.settings import Settings
+
+logger = structlog.get_logger("kyma")
 
 
 def server_config(app: Gateway, settings: Settings) -> uvicorn.Config:
@@ -36,8 +39,16 @@ def server_config(app: Gateway, settings: Settings) -> uvicorn.Config:
     )
 
 
+def say_whether_addresses_are_confirmed(settings: Settings) -> None:
+    """It follows from the mail server unless it is set, so it is said which of the two it was."""
+    logger.info("address_confirmation", on=settings.confirms, because=settings.why_confirms)
+    if settings.is_mute:
+        logger.warning("confirmations_reach_nobody", because="KYMA_SMTP_HOST is not set")
+
+
 async def serve(settings: Settings, *, reuse_port: bool) -> None:
     """Serve until told to stop, then finish what is under way."""
+    say_whether_addresses_are_confirmed(settings)
     container = Container(settings=settings)
     await start(container)
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from quart import Blueprint, Response
 
-from adapters.http.contract import Auth, Meter, Rate, Tag, operation
+from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, operation
 from adapters.http.parsing import id_in_path, signed_in
 from kyma.accounts import Session
 from kyma.errors import Code
@@ -51,12 +51,11 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(Code.NOT_FOUND,),
+        errors=(Code.NOT_FOUND, Code.FORBIDDEN),
         answers={200: "SignedOut"},
     )
     async def end(session_id: str) -> Response:
-        principal = await signed_in(parts.access)
-        await parts.sessions.end(principal.account_id, id_in_path(session_id))
+        await parts.sessions.end(await signed_in(parts.access), id_in_path(session_id))
         return _ended(1)
 
     @blueprint.post("/auth/logout")
@@ -69,6 +68,7 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
+        repeat=Repeat.ANSWER,
         errors=(Code.FORBIDDEN,),
         answers={200: "SignedOut"},
     )
@@ -86,12 +86,12 @@ def routes(parts: Parts) -> Blueprint:
         scope=Scope.KEYS_MANAGE,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=(),
+        repeat=Repeat.ANSWER,
+        errors=(Code.FORBIDDEN,),
         answers={200: "SignedOut"},
     )
     async def everywhere() -> Response:
-        principal = await signed_in(parts.access)
-        return _ended(await parts.sessions.end_all(principal.account_id))
+        return _ended(await parts.sessions.end_all(await signed_in(parts.access)))
 
     return blueprint
 

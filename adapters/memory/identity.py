@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from adapters.memory.storage import MemoryStore
+from adapters.memory.storage import MemoryAccounts, MemoryStore
 from kyma import ledger as rules
-from kyma.accounts import Account, Key
+from kyma.accounts import Account, Key, Session
 from kyma.identity import (
     GRANTED_SCOPES,
     MAX_INTERVAL_S,
@@ -67,7 +67,6 @@ class MemoryWays:
     codes: dict[bytes, _Code] = field(default_factory=dict)
     links: dict[bytes, _Sent] = field(default_factory=dict)
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
-    proven: set[str] = field(default_factory=set)
 
     def after(self, seconds: float) -> datetime:
         """A moment from now."""
@@ -121,7 +120,7 @@ class MemoryWays:
             self.store.accounts[account.id] = replace(account, bound=True)
             if bonus and account.id not in self.store.entries:
                 self.store.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
-        self.proven.add(account.id)
+        self.store.proven.add(account.id)
         return True
 
     def attach(self, identity: Identity, account_id: str) -> bool:
@@ -294,6 +293,20 @@ class MemoryLinks:
         sent.is_used = True
         return sent.link
 
+    async def open_account(
+        self, digest: bytes, account: Account, key: Key, session: Session, bonus: Usd
+    ) -> bool:
+        """Register, then take it."""
+        ways = self._ways
+        sent = ways.find_link(digest, LinkKind.SIGN_UP)
+        if sent is None or sent.link.email.lower() != account.email.lower():
+            return False
+        if not await MemoryAccounts(ways.store).register(account, key, session, bonus):
+            return False
+        ways.store.proven.add(account.id)
+        sent.is_used = True
+        return True
+
     async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
         """Bind the account, then take it."""
         sent = self._ways.find_link(digest, LinkKind.VERIFY)
@@ -307,6 +320,7 @@ class MemoryLinks:
         """Password, sessions, keys and the account's other links."""
         ways = self._ways
         sent = ways.find_link(digest, LinkKind.RESET)
+        was_proven = sent is not None and sent.link.account_id in ways.store.proven
         if sent is None or not ways.prove(sent.link.account_id, sent.link.email):
             return None
         account = ways.set_password(sent.link.account_id or "", password_hash)
@@ -314,7 +328,7 @@ class MemoryLinks:
             if other.link.kind is LinkKind.RESET and other.link.account_id == account.id:
                 other.is_used = True
         ways.end_sessions(account.id)
-        if revoke_keys:
+        if revoke_keys or not was_proven:
             ways.revoke_all(account.id)
         return account
 
@@ -347,7 +361,7 @@ class MemoryIdentities:
         ways.store.accounts[account.id] = account
         ways.store.balances[account.id] = Balance()
         ways.attach(identity, account.id)
-        ways.proven.add(account.id)
+        ways.store.proven.add(account.id)
         if bonus:
             ways.store.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
         return True
@@ -368,7 +382,7 @@ class MemoryIdentities:
         if sent is None or sent.link.identity is None or sent.link.account_id is None:
             return None
         account_id = sent.link.account_id
-        was_proven = account_id in ways.proven
+        was_proven = account_id in ways.store.proven
         if not await self.attach(sent.link.identity, account_id):
             return None
         sent.is_used = True
@@ -378,9 +392,13 @@ class MemoryIdentities:
             ways.revoke_all(account_id)
         return ways.store.accounts[account_id]
 
+    async def account(self, account_id: str) -> Account | None:
+        """By id."""
+        return self._ways.store.accounts.get(account_id)
+
     async def is_proven(self, account_id: str) -> bool:
         """Read now."""
-        return account_id in self._ways.proven
+        return account_id in self._ways.store.proven
 
     async def prove(self, account_id: str, email: str, bonus: Usd) -> bool:
         """Unless the address is bound to another account."""

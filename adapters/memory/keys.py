@@ -17,10 +17,13 @@ class MemoryKeys:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, key: Key) -> None:
-        """Remember it."""
+    async def create(self, key: Key) -> bool:
+        """Remember it, unless its id is known."""
+        if key.id in self._store.keys:
+            return False
         self._store.keys[key.id] = key
         self._count_anew(key)
+        return True
 
     async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
         """If it lives and is theirs."""

@@ -95,7 +95,7 @@ class MemoryReferrals:
         total = known.tokens + sum(tokens for at, tokens in new if at < until)
         self.counted[known.id] = until
         known = replace(known, tokens=total)
-        if total >= needed and store.accounts[known.referred_id].bound:
+        if total >= needed and known.referred_id in store.proven:
             known = replace(known, state=State.VERIFIED, verified_at=store.now())
         self.referrals[known.id] = known
 

@@ -287,7 +287,6 @@ class MemoryLedger:
             loss=Usd(-sum(entry.loss for entry in entries)),
         )
 
-
     def _reserved_off(self) -> int:
         """Accounts whose open holds are not what their balance has reserved."""
         store = self._store

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Select, and_, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres.keys import add_key, key_of, policy_of
 from adapters.postgres.tables import (
@@ -76,6 +77,7 @@ MAX_LOOK_UPS = 200
 """Secrets asked for in one query; those that arrive meanwhile form the next."""
 
 
+SIGN_UP_CREDIT = text("SELECT ledger_credit(:id, 'grant', :id, :bonus, 'sign-up credit', '')")
 CHANGES = text(
     "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
     " WHERE changed_at > now() - interval '15 seconds'"
@@ -161,38 +163,7 @@ class PostgresAccounts:
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
         """Account, balance, bonus, key and session, all or nothing."""
         async with self._units.unit() as connection:
-            created = await connection.execute(
-                upsert(accounts)
-                .values(
-                    id=account.id,
-                    email=account.email,
-                    password_hash=account.password_hash,
-                    created_at=account.created_at,
-                    bound=account.bound,
-                )
-                .on_conflict_do_nothing()
-            )
-            if created.rowcount == 0:
-                return False
-            await connection.execute(
-                insert(balances).values(
-                    account_id=account.id,
-                    paid=0,
-                    promo=0,
-                    held_paid=0,
-                    held_promo=0,
-                    deposited=0,
-                )
-            )
-            await add_key(connection, key)
-            await connection.execute(insert(sessions).values(**_columns(session)))
-            if bonus:
-                # The account's own id names the grant: it can never be given twice.
-                await connection.execute(
-                    text("SELECT ledger_credit(:id, 'grant', :id, :bonus, 'sign-up credit', '')"),
-                    {"id": account.id, "bonus": bonus},
-                )
-        return True
+            return await add_account(connection, account, key, session, bonus)
 
     async def by_email(self, email: str) -> Account | None:
         """By address, any case."""
@@ -313,6 +284,33 @@ class PostgresOperators:
         """How many."""
         async with self._units.unit() as connection:
             return int(await connection.scalar(select(func.count()).select_from(operators)) or 0)
+
+
+async def add_account(
+    connection: AsyncConnection, account: Account, key: Key, session: Session, bonus: Usd
+) -> bool:
+    """A registration in a transaction that may have more in it; False if the address is taken."""
+    created = await connection.execute(
+        upsert(accounts)
+        .values(
+            id=account.id,
+            email=account.email,
+            password_hash=account.password_hash,
+            created_at=account.created_at,
+            bound=account.bound,
+        )
+        .on_conflict_do_nothing()
+    )
+    if created.rowcount == 0:
+        return False
+    nothing = {"paid": 0, "promo": 0, "held_paid": 0, "held_promo": 0, "deposited": 0}
+    await connection.execute(insert(balances).values(account_id=account.id, **nothing))
+    await add_key(connection, key)
+    await connection.execute(insert(sessions).values(**_columns(session)))
+    if bonus:
+        # The account's own id names the grant: it can never be given twice.
+        await connection.execute(SIGN_UP_CREDIT, {"id": account.id, "bonus": bonus})
+    return True
 
 
 _TEXT = accounts.c.email.type

@@ -12,8 +12,9 @@ from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres import identity_sql as sql
+from adapters.postgres.accounts import add_account
 from adapters.postgres.units import PostgresUnits
-from kyma.accounts import Account
+from kyma.accounts import Account, Key, Session
 from kyma.identity import (
     GRANTED_SCOPES,
     MAX_INTERVAL_S,
@@ -183,6 +184,22 @@ class PostgresLinks:
         async with self._units.unit() as connection:
             return await _take(connection, digest, kind)
 
+    async def open_account(
+        self, digest: bytes, account: Account, key: Key, session: Session, bonus: Usd
+    ) -> bool:
+        """The link's lock, then the unique address."""
+        with suppress(_AddressIsAnothers):
+            async with self._units.unit() as connection:
+                link = await _take(connection, digest, LinkKind.SIGN_UP)
+                if link is None:
+                    return False
+                added = await add_account(connection, account, key, session, bonus)
+                if not added or link.email.lower() != account.email.lower():
+                    raise _AddressIsAnothers
+                await _prove(connection, account.id, link.email)
+            return True
+        return False
+
     async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
         """Take it, and bind the account."""
         with suppress(_AddressIsAnothers):
@@ -203,11 +220,12 @@ class PostgresLinks:
                 if link is None:
                     return None
                 mine = {"account": link.account_id}
+                proven = await connection.scalar(sql.LOCK_PROOF, mine)
                 await _prove(connection, link.account_id, link.email)
                 await connection.execute(sql.SET_PASSWORD, {**mine, "hash": password_hash})
                 await connection.execute(sql.USE_UP_LINKS, mine)
                 await connection.execute(sql.END_SESSIONS, mine)
-                if revoke_keys:
+                if revoke_keys or not proven:
                     await connection.execute(sql.REVOKE_KEYS, mine)
                 row = (await connection.execute(sql.ACCOUNT, mine)).one()
             return _of_row(row)
@@ -276,6 +294,10 @@ class PostgresIdentities:
                 row = (await connection.execute(sql.ACCOUNT, mine)).one()
             return _of_row(row)
         return None
+
+    async def account(self, account_id: str) -> Account | None:
+        """By id."""
+        return await _account(self._units, sql.ACCOUNT, {"account": account_id})
 
     async def is_proven(self, account_id: str) -> bool:
         """Read now."""

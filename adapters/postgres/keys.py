@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres.tables import api_keys
@@ -36,10 +37,10 @@ class PostgresKeys:
     def __init__(self, units: PostgresUnits) -> None:
         self._units = units
 
-    async def create(self, key: Key) -> None:
+    async def create(self, key: Key) -> bool:
         """One row, and its cap."""
         async with self._units.unit() as connection:
-            await add_key(connection, key)
+            return await add_key(connection, key)
 
     async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
         """Under the row's lock. The cap is set last: it locks the balance, as every hold does."""
@@ -104,15 +105,18 @@ class PostgresSignIns:
             return done.rowcount
 
 
-async def add_key(connection: AsyncConnection, key: Key) -> None:
-    """A new key in a transaction that has more in it."""
-    await connection.execute(
-        insert(api_keys).values(
-            id=key.id, account_id=key.account_id, created_at=key.created_at, **_editable(key)
-        )
+async def add_key(connection: AsyncConnection, key: Key) -> bool:
+    """A new key in a transaction that may have more in it; False if there is one with its id."""
+    added = await connection.execute(
+        insert(api_keys)
+        .values(id=key.id, account_id=key.account_id, created_at=key.created_at, **_editable(key))
+        .on_conflict_do_nothing(index_elements=["id"])
     )
+    if added.rowcount == 0:
+        return False
     if key.policy.monthly_cap is not None:
         await _set_cap(connection, key)
+    return True
 
 
 async def _set_cap(connection: AsyncConnection, key: Key) -> None:

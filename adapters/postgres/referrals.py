@@ -59,7 +59,8 @@ COUNT = text(
         FROM due d
     ), added AS MATERIALIZED (
         SELECT s.id, s.until,
-               (SELECT bound FROM accounts a WHERE a.id = s.referred_id) AS known, coalesce((
+               (SELECT email_verified_at IS NOT NULL FROM accounts a
+                WHERE a.id = s.referred_id) AS known, coalesce((
             SELECT sum(input_tokens + cache_read_tokens + cache_write_tokens + output_tokens
                        + reasoning_tokens) FROM usage_records u
             WHERE u.account_id = s.referred_id AND u.created_at >= s.since

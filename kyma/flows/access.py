@@ -20,7 +20,7 @@ from kyma.accounts import (
 from kyma.calls import Size
 from kyma.errors import Code, Refusal
 from kyma.flows.throttle import Throttle
-from kyma.keys import EVERY_SCOPE, Scope
+from kyma.keys import EVERY_SCOPE, Scope, check_hands_out
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.runtime import Chance, Clock, Digests, Invalidations, Limiter, Passwords, Quota
 from kyma.ports.storage import Accounts, Principal, Principals, StorageUnavailable
@@ -66,6 +66,17 @@ class Welcome:
     """That the address is another account's, for the letter alone: the answer must not tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A new account with its first key and session, yet to be stored, and their secrets."""
+
+    account: Account
+    key: Key
+    session: Session
+    api_key: str
+    session_token: str
+
+
 def unavailable() -> Refusal:
     """The refusal for a database that is away: never a 401."""
     return Refusal(Code.STORAGE_UNAVAILABLE, UNAVAILABLE, retry_after_s=2)
@@ -105,22 +116,24 @@ class Access:
         self._confirms = confirms
 
     async def register(
-        self, email: str, password: str, client: Client = NOBODY, bonus: Usd = SIGN_UP_CREDIT
+        self,
+        email: str,
+        password: str,
+        client: Client = NOBODY,
+        bonus: Usd = SIGN_UP_CREDIT,
+        id: str = "",
     ) -> Welcome:
-        """A new account with its first key, a session and the sign-up credit."""
+        """A new account with its first key, a session and the sign-up credit.
+
+        `id` is the request's own, under which it makes one account however often it is worked on.
+        """
         email = _normal(email)
-        await self._throttle.take(Guarded.REGISTER, client.address, email)
-        check_password(password)
-        now = self._clock.now()
-        hashed = await self._passwords.hash(password)
-        account = Account(self._chance.id(), email, hashed, now, bound=not self._confirms)
-        api_key, token = self._chance.secret("ky-"), self._chance.secret("ks-")
-        digest = self._digests.digest(api_key)
-        key = Key(self._chance.id(), account.id, "default", digest, *shown(api_key), now)
-        session = self._session(account.id, token, client)
+        await self.count_registration(email, client)
+        new = await self.prepare(email, password, client, id)
+        account = replace(new.account, bound=not self._confirms)
         credit = ZERO if self._confirms else bonus
         try:
-            created = await self._accounts.register(account, key, session, credit)
+            created = await self._accounts.register(account, new.key, new.session, credit)
             taken = self._confirms and await self._accounts.by_email(email) is not None
         except StorageUnavailable as error:
             raise unavailable() from error
@@ -130,7 +143,24 @@ class Access:
                 "An account with this address exists. Sign in with POST /v1/auth/login.",
                 param="email",
             )
-        return Welcome(account, api_key, token, taken)
+        return Welcome(account, new.api_key, new.session_token, taken)
+
+    async def count_registration(self, email: str, client: Client) -> None:
+        """Refuse who opens too many accounts, whichever way: each is worth the sign-up credit."""
+        await self._throttle.take(Guarded.REGISTER, client.address, _normal(email))
+
+    async def prepare(
+        self, email: str, password: str, client: Client = NOBODY, id: str = ""
+    ) -> Opening:
+        """An account to be stored; refuses what is no password."""
+        check_password(password)
+        now = self._clock.now()
+        hashed = await self._passwords.hash(password)
+        account = Account(id or self._chance.id(), _normal(email), hashed, now)
+        api_key, token = self._chance.secret("ky-"), self._chance.secret("ks-")
+        digest = self._digests.digest(api_key)
+        key = Key(self._chance.id(), account.id, "default", digest, *shown(api_key), now)
+        return Opening(account, key, self._session(account.id, token, client), api_key, token)
 
     async def login(self, email: str, password: str, client: Client = NOBODY) -> Welcome:
         """A session for the right password; the answer does not tell which half was wrong."""
@@ -250,9 +280,16 @@ class Access:
             principal.account_id, "", 0, replace(tier, model_requests_per_minute=most)
         )
 
-    async def revoke_key(self, account_id: str, key_id: str) -> Key:
-        """Stop a key everywhere within a second."""
+    async def revoke_key(self, principal: Principal, key_id: str) -> Key:
+        """Stop a key everywhere within a second.
+
+        A key may stop itself, and others that may do no more than it may.
+        """
+        account_id = principal.account_id
         try:
+            held = {key.id: key for key in await self._accounts.keys(account_id)}
+            if key_id in held and key_id != principal.key_id:
+                check_hands_out(principal.policy, held[key_id].policy)
             key = await self._accounts.revoke_key(account_id, key_id)
         except StorageUnavailable as error:
             raise unavailable() from error

@@ -94,8 +94,18 @@ class Federation:
             raise _provider_away() from error
         return Attempt(seed, address)
 
-    async def finish(self, seed: str, state: str, code: str, client: Client = NOBODY) -> Arrival:
-        """Who came back, for the browser that left with `seed`; another's is refused."""
+    async def finish(
+        self,
+        seed: str,
+        state: str,
+        code: str,
+        client: Client = NOBODY,
+        referral_code: str | None = None,
+    ) -> Arrival:
+        """Who came back, for the browser that left with `seed`; another's is refused.
+
+        The referral code counts for a new account alone.
+        """
         if (
             not seed
             or not code
@@ -107,7 +117,7 @@ class Federation:
             raise _failed("Your address is not verified there.")
         identity = Identity(claims.issuer, claims.subject, normal(claims.email))
         try:
-            return await self._arrived(identity, client)
+            return await self._arrived(identity, client, referral_code)
         except StorageUnavailable as error:
             raise unavailable() from error
 
@@ -132,7 +142,7 @@ class Federation:
         link = await self._mail.find(offer, LinkKind.OFFER)
         await self._mail.count_letter(link.email, client)
         joining = Link(LinkKind.JOIN, link.email, link.account_id, link.identity)
-        await self._mail.send(joining, Letter.VERIFY)
+        await self._mail.send(joining, Letter.JOIN)
         return link.email
 
     async def join(self, token: str, client: Client = NOBODY) -> Arrival:
@@ -159,15 +169,19 @@ class Federation:
         except IdentityRefused as error:
             raise _failed("It did not confirm who you are.") from error
 
-    async def _arrived(self, identity: Identity, client: Client) -> Arrival:
+    async def _arrived(
+        self, identity: Identity, client: Client, referral_code: str | None
+    ) -> Arrival:
         known = await self._identities.account_of(identity.issuer, identity.subject)
         if known is not None:
             return Arrival(known.email, await self._access.open_session(known.id, client))
-        now = self._clock.now()
-        new = Account(self._chance.id(), identity.email, NO_PASSWORD, now)
+        if await self._accounts.by_email(identity.email) is not None:
+            return await self._offer(identity)
+        await self._access.count_registration(identity.email, client)
+        new = Account(self._chance.id(), identity.email, NO_PASSWORD, self._clock.now())
         if await self._identities.register(new, identity, SIGN_UP_CREDIT):
             token = await self._access.open_session(new.id, client)
-            await self._newcomers.greet(Welcome(new, None, token), None)
+            await self._newcomers.greet(Welcome(new, None, token), referral_code)
             return Arrival(new.email, token, is_new=True)
         known = await self._identities.account_of(identity.issuer, identity.subject)
         if known is not None:  # opened by the same person in another window, just now

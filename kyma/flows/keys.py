@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from kyma.accounts import Key, shown
 from kyma.errors import Code, Refusal
@@ -63,20 +64,24 @@ class KeySettings:
         self._clock = clock
         self._chance = chance
 
-    async def create(self, principal: Principal, wish: Wish) -> Issued:
-        """A new key; whoever asks may give it no more than they have."""
+    async def create(self, principal: Principal, wish: Wish, id: str = "") -> Issued:
+        """A new key; whoever asks may give it no more than they have.
+
+        `id` is the request's own, under which it makes one key however often it is worked on:
+        what it made before, unseen by anybody, gets the new secret.
+        """
         check_hands_out(principal.policy, wish.policy)
         now = self._clock.now()
         self._check(wish, None, now)
         try:
             held = await self._accounts.keys(principal.account_id)
-            if sum(key.revoked_at is None for key in held) >= MAX_KEYS:
+            if sum(key.revoked_at is None and key.id != id for key in held) >= MAX_KEYS:
                 raise Refusal(
                     Code.FORBIDDEN, f"An account has at most {MAX_KEYS} keys. Revoke one first."
                 )
             secret = self._chance.secret("ky-")
             key = Key(
-                self._chance.id(),
+                id or self._chance.id(),
                 principal.account_id,
                 wish.name,
                 self._digests.digest(secret),
@@ -85,20 +90,30 @@ class KeySettings:
                 replay_minutes=wish.replay_minutes,
                 policy=wish.policy,
             )
-            await self._keys.create(key)
+            if not await self._keys.create(key):
+                key = await self._resumed(key)
         except StorageUnavailable as error:
             raise unavailable() from error
         return Issued(key, secret)
 
-    async def change(self, principal: Principal, key_id: str, changed: Mapping[str, object]) -> Key:
+    async def _resumed(self, key: Key) -> Key:
+        """The key that an earlier try made, with the secret of this one."""
+
+        def decide(made: Key) -> Key:
+            return replace(made, digest=key.digest, prefix=key.prefix, last4=key.last4)
+
+        made = await self._keys.edit(key.account_id, key.id, decide)
+        return await self._known(key.account_id, made)
+
+    async def change(self, principal: Principal, key_id: str, changed: Mapping[str, Any]) -> Key:
         """Change what is named of a `Wish`'s fields and its policy's; the rest stays."""
         now = self._clock.now()
         of_policy = {name: value for name, value in changed.items() if name not in WHOLE_KEY}
         of_key = {name: value for name, value in changed.items() if name in WHOLE_KEY}
 
         def decide(key: Key) -> Key:
-            policy = replace(key.policy, **of_policy)  # type: ignore[arg-type]
-            after = replace(key, policy=policy, **of_key)  # type: ignore[arg-type]
+            policy = replace(key.policy, **of_policy)
+            after = replace(key, policy=policy, **of_key)
             check_hands_out(principal.policy, key.policy, policy)
             self._check(Wish(after.name, policy, after.replay_minutes), key, now)
             return after

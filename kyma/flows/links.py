@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import replace
 
 from kyma.accounts import Account
 from kyma.errors import Code, Refusal
@@ -23,12 +22,13 @@ from kyma.flows.access import (
 )
 from kyma.flows.newcomers import Newcomers
 from kyma.flows.throttle import Throttle
-from kyma.identity import LINK_S, Link, LinkKind
-from kyma.mail import Letter, Mail
+from kyma.identity import LINK_S, Link, LinkKind, with_query
+from kyma.mail import LINK_OF, Letter, Mail
 from kyma.ports.identity import Identities, Links
 from kyma.ports.mail import Outbox
 from kyma.ports.runtime import Chance, Clock, Digests, Invalidations, Passwords
 from kyma.ports.storage import Accounts, StorageUnavailable
+from kyma.referrals import code_of
 from kyma.throttles import Guarded
 
 EQUAL_S = 0.4
@@ -82,14 +82,19 @@ class MailLinks:
         """A link to a new password, if there is an account with this address."""
         address = normal(email)
         await self.count_letter(address, client)
-        await self._evenly(self._send_reset(address, instead=None))
+        await self._evenly(self._send_reset(address, Letter.RESET))
 
-    async def sign_up(self, email: str, client: Client = NOBODY) -> None:
-        """A link to a new account; the one to a new password if there is an account already."""
+    async def sign_up(
+        self, email: str, client: Client = NOBODY, referral_code: str | None = None
+    ) -> None:
+        """A link to a new account; the one to a new password if there is an account already.
+
+        The link leads to the page with the code of whoever sent them; what cannot be one is left
+        out.
+        """
         address = normal(email)
         await self.count_letter(address, client)
-        link = Link(LinkKind.SIGN_UP, address)
-        await self._evenly(self._send_reset(address, instead=link))
+        await self._evenly(self._send_sign_up(address, referral_code or ""))
 
     async def count_letter(self, email: str, client: Client) -> None:
         """Refuse who asks for too many letters, or for too many to one address."""
@@ -113,26 +118,30 @@ class MailLinks:
         if nothing could be sent: the account stands, and may ask again.
         """
         account = welcome.account
+        link, letter = Link(LinkKind.VERIFY, account.email, account.id), Letter.VERIFY
         try:
-            if welcome.is_taken:
-                await self._send_reset(account.email, instead=None)
-            else:
-                await self.send(Link(LinkKind.VERIFY, account.email, account.id), Letter.VERIFY)
-        except Refusal:
+            # Looked up for everybody: what takes longer would tell.
+            owner = await self._accounts.by_email(account.email)
+            if owner is not None and welcome.is_taken:
+                link, letter = Link(LinkKind.RESET, owner.email, owner.id), Letter.HAS_ACCOUNT
+            await self.send(link, letter)
+        except (Refusal, StorageUnavailable):
             return False
         return True
 
-    async def send(self, link: Link, letter: Letter) -> None:
-        """Store a link, then post its letter. A crash between leaves a link that nobody has."""
+    async def send(self, link: Link, letter: Letter, **told: str) -> None:
+        """Store a link, then post its letter. A crash between leaves a link that nobody has.
+
+        `told` is what the page that the link opens is told besides.
+        """
         secret = self._chance.secret("kl-")
         digest = self._digests.digest(secret)
-        url = f"{self._base_url}{PATHS[link.kind]}?token={secret}"
-        fact = "reset_url" if letter is Letter.RESET else "verify_url"
+        url = with_query(f"{self._base_url}{PATHS[link.kind]}", token=secret, **told)
         try:
             await self._links.add(digest, link, LINK_S[link.kind])
             # The id names the link, so that each link is sent once and tells nothing of itself.
             await self._outbox.post(
-                Mail(f"link:{digest[:16].hex()}", link.email, letter, {fact: url})
+                Mail(f"link:{digest[:16].hex()}", link.email, letter, {LINK_OF[letter]: url})
             )
         except StorageUnavailable as error:
             raise unavailable() from error
@@ -154,18 +163,48 @@ class MailLinks:
         except StorageUnavailable as error:
             raise unavailable() from error
 
-    async def verify(self, token: str) -> str:
-        """Use a link: the address that is proven now."""
+    async def verify(
+        self, token: str, password: str = "", holder: str = "", client: Client = NOBODY
+    ) -> str:
+        """Use a link: the address that is proven now.
+
+        To read the mail is not enough: somebody else may have opened the account with this
+        address, and wait for its owner's word. Who confirms shows to have opened it, by its
+        password or as the `holder`, the account they are signed in to.
+        """
+        link = await self.find(token, LinkKind.VERIFY)
         try:
-            link = await self._links.verify(self._digests.digest(token), SIGN_UP_CREDIT)
+            account = await self._identities.account(link.account_id or "")
+            if account is None or account.id != holder:
+                await self._check_opener(account, link.email, password, client)
+            proven = await self._links.verify(self._digests.digest(token), SIGN_UP_CREDIT)
         except StorageUnavailable as error:
             raise unavailable() from error
-        if link is None:
+        if proven is None:
             raise useless_link()
-        return link.email
+        if account is not None and not account.bound:
+            await self._newcomers.welcome(account)
+        return proven.email
+
+    async def _check_opener(
+        self, account: Account | None, email: str, password: str, client: Client
+    ) -> None:
+        """The same throttle as for signing in: a guess here is one there."""
+        await self._throttle.take(Guarded.LOGIN, client.address, email)
+        hashed = account.password_hash if account else None
+        if not await self._passwords.matches(password, hashed):
+            raise Refusal(
+                Code.WRONG_CREDENTIALS,
+                "This is not the password that the account was opened with.",
+                param="password",
+            )
+        await self._throttle.succeeded(Guarded.LOGIN, client.address, email)
 
     async def reset(self, token: str, password: str, *, revoke_keys: bool = False) -> Account:
-        """A new password. Every session ends; keys go on unless they shall not."""
+        """A new password. Every session ends; keys go on unless they shall not.
+
+        If the address was never proven they end in any case: somebody else may have made them.
+        """
         check_password(password)
         await self.find(token, LinkKind.RESET)  # no hashing for whoever guesses
         hashed = await self._passwords.hash(password)
@@ -180,32 +219,52 @@ class MailLinks:
         await self._invalidations.forget(account.id)
         return account
 
-    async def open_account(self, token: str, password: str, client: Client = NOBODY) -> Welcome:
-        """The account that a sign-up link was sent for. The link is used up first: it opens one."""
+    async def open_account(
+        self,
+        token: str,
+        password: str,
+        client: Client = NOBODY,
+        referral_code: str | None = None,
+    ) -> Welcome:
+        """The account that a sign-up link was sent for: the link opens one, and is good until then.
+
+        So whoever is refused for now, or meets an outage, tries again with the same link.
+        """
         check_password(password)
+        link = await self.find(token, LinkKind.SIGN_UP)
+        await self._access.count_registration(link.email, client)
+        new = await self._access.prepare(link.email, password, client)
         try:
-            link = await self._links.take(self._digests.digest(token), LinkKind.SIGN_UP)
-            if link is None:
-                raise useless_link()
-            welcome = await self._access.register(link.email, password, client)
-            proven = await self._identities.prove(welcome.account.id, link.email, SIGN_UP_CREDIT)
+            opened = await self._links.open_account(
+                self._digests.digest(token), new.account, new.key, new.session, SIGN_UP_CREDIT
+            )
         except StorageUnavailable as error:
             raise unavailable() from error
-        account = replace(welcome.account, bound=proven)
-        await self._newcomers.greet(replace(welcome, account=account), None)
+        if not opened:
+            raise useless_link()
+        welcome = Welcome(new.account, new.api_key, new.session_token)
+        await self._newcomers.greet(welcome, referral_code)
         return welcome
 
-    async def _send_reset(self, email: str, *, instead: Link | None) -> None:
+    async def _send_sign_up(self, email: str, referral_code: str) -> None:
+        if await self._send_reset(email, Letter.HAS_ACCOUNT):
+            return
+        code = code_of(referral_code)
+        told = {} if code is None else {"ref": code}
+        await self.send(Link(LinkKind.SIGN_UP, email), Letter.SIGN_UP, **told)
+
+    async def _send_reset(self, email: str, letter: Letter) -> bool:
+        """The way back in, in the words of `letter`; False if nobody signs in by this address."""
         try:
             account = await self._accounts.by_email(email)
         except StorageUnavailable as error:
             raise unavailable() from error
-        if account is not None:
-            await self.send(Link(LinkKind.RESET, account.email, account.id), Letter.RESET)
-        elif instead is not None:
-            await self.send(instead, Letter.VERIFY)
+        if account is None:
+            return False
+        await self.send(Link(LinkKind.RESET, account.email, account.id), letter)
+        return True
 
-    async def _evenly(self, work: Awaitable[None]) -> None:
+    async def _evenly(self, work: Awaitable[object]) -> None:
         begun = self._clock.monotonic()
         await work
         await asyncio.sleep(EQUAL_S - min(self._clock.monotonic() - begun, EQUAL_S))

@@ -24,15 +24,16 @@ class Newcomers:
     async def greet(self, welcome: Welcome, referral_code: str | None) -> bool:
         """Post the letter and remember the referrer; whether there is one.
 
-        An address that is another account's gets no welcome: its owner did not come.
+        An address that is not the account's own yet gets no welcome: its credit is still to come,
+        and if it is another account's, that one's owner did not. To both the same is done.
         """
-        if not welcome.is_taken:
-            await self._welcome(welcome.account)
+        if welcome.account.bound:
+            await self.welcome(welcome.account)
         return referral_code is not None and await self._attach(welcome.account, referral_code)
 
-    async def _welcome(self, account: Account) -> None:
-        # Without a confirmed address the credit is still to come, so nothing is promised.
-        facts = {"credit": decimal_text(SIGN_UP_CREDIT)} if account.bound else {}
+    async def welcome(self, account: Account) -> None:
+        """Post the letter, once for each account."""
+        facts = {"credit": decimal_text(SIGN_UP_CREDIT)}
         mail = Mail(f"welcome:{account.id}", account.email, Letter.WELCOME, facts)
         try:
             await self._outbox.post(mail)

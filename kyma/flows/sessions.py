@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kyma.accounts import Session
 from kyma.errors import Code, Refusal
+from kyma.keys import check_ends_sessions
 from kyma.ports.runtime import Invalidations
 from kyma.ports.storage import Principal, SignIns
 
@@ -31,14 +32,16 @@ class Sessions:
         await self._sign_ins.end(principal.account_id, principal.session_id)
         await self._invalidations.forget(principal.account_id)
 
-    async def end(self, account_id: str, session_id: str) -> None:
+    async def end(self, principal: Principal, session_id: str) -> None:
         """End one of them, by its id."""
-        if not await self._sign_ins.end(account_id, session_id):
+        check_ends_sessions(principal.policy)
+        if not await self._sign_ins.end(principal.account_id, session_id):
             raise Refusal(Code.NOT_FOUND, "No such session on this account.")
-        await self._invalidations.forget(account_id)
+        await self._invalidations.forget(principal.account_id)
 
-    async def end_all(self, account_id: str, except_digest: bytes | None = None) -> int:
+    async def end_all(self, principal: Principal, except_digest: bytes | None = None) -> int:
         """End every session, save one perhaps: how many. A new password ends all others."""
-        ended = await self._sign_ins.end_all(account_id, except_digest)
-        await self._invalidations.forget(account_id)
+        check_ends_sessions(principal.policy)
+        ended = await self._sign_ins.end_all(principal.account_id, except_digest)
+        await self._invalidations.forget(principal.account_id)
         return ended

@@ -1,4 +1,4 @@
-"""The throttle of signing in, registering and entering codes. No setting switches it off."""
+"""The throttle of signing in, of codes, letters and purchases. No setting switches it off."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ WORDS: Mapping[Guarded, str] = {
     Guarded.REGISTER: "registrations",
     Guarded.CODE: "codes entered",
     Guarded.MAIL: "letters asked for",
+    Guarded.PURCHASE: "purchases begun",
 }
 
 

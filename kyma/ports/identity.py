@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kyma.accounts import Account
+from kyma.accounts import Account, Key, Session
 from kyma.identity import (
     Claims,
     Device,
@@ -96,6 +96,16 @@ class Links(Protocol):
         """Use it up; None as for `find`."""
         ...
 
+    async def open_account(
+        self, digest: bytes, account: Account, key: Key, session: Session, bonus: Usd
+    ) -> bool:
+        """Use a `SIGN_UP` link: a new account of proven address, its key, session and bonus.
+
+        One transaction; False, and nothing done, if the link is of no use or not for this
+        address, or the address has an account meanwhile.
+        """
+        ...
+
     async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
         """Use a `VERIFY` link, and prove its account's address as `Identities.prove` does.
 
@@ -108,7 +118,9 @@ class Links(Protocol):
     ) -> Account | None:
         """Use a `RESET` link: a new password, no session and no other such link left.
 
-        Proves the address. All in one transaction; None, and nothing done, if it is of no use.
+        Proves the address. Keys end if they shall, and always if the address was never proven:
+        whoever opened the account may have been somebody else. All in one transaction; None, and
+        nothing done, if the link is of no use.
         """
         ...
 
@@ -141,6 +153,10 @@ class Identities(Protocol):
         If the account's address was never proven, whoever opened it may have been somebody else:
         its password, sessions and keys end. None if the link is of no use.
         """
+        ...
+
+    async def account(self, account_id: str) -> Account | None:
+        """An account by its id, whether or not its address is bound to it."""
         ...
 
     async def is_proven(self, account_id: str) -> bool:

@@ -124,7 +124,7 @@ class Accounts(Principals, Protocol):
     async def register(self, account: Account, key: Key, session: Session, bonus: Usd) -> bool:
         """Create all four in one transaction; False if the address is taken.
 
-        No address is taken for an account that is not `bound` to it.
+        No address is taken for an account that is not `bound` to it, but an id may be: False too.
         """
         ...
 
@@ -156,8 +156,8 @@ class Accounts(Principals, Protocol):
 class Keys(Protocol):
     """API keys beyond their listing and their revocation."""
 
-    async def create(self, key: Key) -> None:
-        """Remember a new key."""
+    async def create(self, key: Key) -> bool:
+        """Remember a new key; False, and nothing is changed, if there is one with its id."""
         ...
 
     async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,16 +12,19 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.memory.identity import MemoryIdentities, MemoryWays
 from adapters.memory.referrals import MemoryReferrals
 from adapters.memory.runtime import MemoryChance
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
 from adapters.postgres.accounts import PostgresAccounts
+from adapters.postgres.identity import PostgresIdentities
 from adapters.postgres.ledger import PostgresLedger
 from adapters.postgres.referrals import PostgresReferrals
 from adapters.postgres.units import PostgresUnits
 from kyma.flows.referrals import Referrals, Rewards
 from kyma.ledger import Kind, Outcome, Resolution
 from kyma.money import ZERO, Usd, usd
+from kyma.ports.identity import Identities
 from kyma.ports.storage import Accounts, Ledger
 from kyma.referrals import REWARD, TOKENS_TO_VERIFY, Side, State, Tally, entry_id
 from kyma.usage import Usage
@@ -37,16 +40,17 @@ class Book:
 
     referrals: MemoryReferrals | PostgresReferrals
     accounts: Accounts
+    identities: Identities
     ledger: Ledger
     pass_time: Callable[[float], Awaitable[None]]
 
-    async def account(self, email: str | None = None, *, bound: bool = True) -> str:
-        account = an_account(email)
-        if not bound:
-            account = type(account)(
-                account.id, account.email, account.password_hash, account.created_at, bound=False
-            )
+    async def account(
+        self, email: str | None = None, *, bound: bool = True, proven: bool = True
+    ) -> str:
+        account = replace(an_account(email), bound=bound)
         assert await self.accounts.register(account, a_key(account), a_session(account), usd("9"))
+        if proven:
+            assert await self.identities.prove(account.id, account.email, ZERO)
         return account.id
 
     async def referral(self) -> tuple[str, str, str]:
@@ -84,7 +88,9 @@ def memory_book() -> Book:
     async def pass_time(seconds: float) -> None:
         offset[0] += seconds
 
-    return Book(MemoryReferrals(store), MemoryAccounts(store), MemoryLedger(store), pass_time)
+    identities = MemoryIdentities(MemoryWays(store))
+    accounts, ledger = MemoryAccounts(store), MemoryLedger(store)
+    return Book(MemoryReferrals(store), accounts, identities, ledger, pass_time)
 
 
 @pytest_asyncio.fixture
@@ -105,8 +111,8 @@ async def postgres_book(
             await connection.execute(text("ALTER TABLE usage_records ENABLE TRIGGER USER"))
 
     ledger = PostgresLedger(postgres_engine, postgres_units)
-    accounts = PostgresAccounts(postgres_units)
-    yield Book(PostgresReferrals(postgres_units), accounts, ledger, pass_time)
+    accounts, identities = PostgresAccounts(postgres_units), PostgresIdentities(postgres_units)
+    yield Book(PostgresReferrals(postgres_units), accounts, identities, ledger, pass_time)
     await ledger.close()
 
 
@@ -243,14 +249,23 @@ async def test_a_count_does_not_pass_over_those_beyond_its_limit(book: Book) -> 
         assert (await book.referrals.made_by(referrer))[0].tokens == 10
 
 
-async def test_an_address_that_nobody_has_confirmed_verifies_nothing(book: Book) -> None:
-    referrer, referred = await book.account(), await book.account(bound=False)
+@pytest.mark.parametrize("bound", [False, True])
+async def test_an_address_that_nobody_has_confirmed_verifies_nothing_until_somebody_does(
+    book: Book, bound: bool
+) -> None:
+    """Signing in to an account by its address is not yet to read its mail."""
+    referrer = await book.account()
+    referred = await book.account("ada@example.com", bound=bound, proven=False)
     await book.referrals.add(new_id(), referrer, referred)
     await book.use(referred, TOKENS_TO_VERIFY)
     await book.pass_time(HOUR_S)
     await book.count()
     (referral,) = await book.referrals.made_by(referrer)
     assert (referral.tokens, referral.state) == (TOKENS_TO_VERIFY, State.PENDING)
+    assert (await book.rewards.run(EVERY_S, LAG_S)).paid == 0
+    assert await book.identities.prove(referred, "ada@example.com", ZERO)
+    await book.pass_time(HOUR_S)
+    assert (await book.rewards.run(EVERY_S, LAG_S)).paid == 1
 
 
 async def test_a_void_referral_is_neither_counted_nor_rewarded(book: Book) -> None:

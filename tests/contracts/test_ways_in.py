@@ -321,6 +321,7 @@ async def test_a_reset_changes_the_password_and_ends_every_session_and_other_lin
     desk: Desk,
 ) -> None:
     owner = await desk.customer()
+    assert await desk.identities.prove(owner.id, owner.email, ZERO)
     session = a_session(owner)
     await desk.accounts.add_session(session)
     first, second = digest(), digest()
@@ -340,10 +341,29 @@ async def test_a_reset_changes_the_password_and_ends_every_session_and_other_lin
 
 async def test_a_reset_revokes_keys_when_asked(desk: Desk) -> None:
     owner = await desk.customer()
+    assert await desk.identities.prove(owner.id, owner.email, ZERO)
     mine = digest()
     await desk.links.add(mine, Link(LinkKind.RESET, owner.email, owner.id), 3600)
     assert await desk.links.reset(mine, "new hash", revoke_keys=True) is not None
     assert await desk.live_keys(owner) == 0
+
+
+async def test_a_reset_of_an_unproven_account_ends_what_its_opener_had(desk: Desk) -> None:
+    squatted = await desk.customer()
+    session, mine = a_session(squatted), digest()
+    await desk.accounts.add_session(session)
+    await desk.links.add(mine, Link(LinkKind.RESET, squatted.email, squatted.id), 3600)
+    assert await desk.links.reset(mine, "new hash", revoke_keys=False) is not None
+    assert await desk.live_keys(squatted) == 0
+    assert await desk.accounts.principal(session.digest) is None
+    assert await desk.identities.is_proven(squatted.id)
+
+
+async def test_an_account_is_found_by_its_id_whether_or_not_it_is_bound(desk: Desk) -> None:
+    for bound in (True, False):
+        owner = await desk.customer(bound=bound)
+        assert await desk.identities.account(owner.id) == owner
+    assert await desk.identities.account(new_id()) is None
 
 
 async def test_a_proven_address_is_bound_and_earns_the_bonus_once(desk: Desk) -> None:
@@ -364,6 +384,41 @@ async def test_an_account_that_was_bound_earns_no_second_bonus_by_proving(desk: 
     assert not await desk.identities.is_proven(owner.id)
     assert await desk.identities.prove(owner.id, owner.email, BONUS)
     assert (await desk.ledger.balance(owner.id)).available == BONUS
+
+
+async def a_sign_up(desk: Desk, email: str = "new@example.com") -> bytes:
+    mine = digest()
+    await desk.links.add(mine, Link(LinkKind.SIGN_UP, email), 3600)
+    return mine
+
+
+async def test_a_sign_up_link_opens_one_account_with_all_that_belongs_to_it(desk: Desk) -> None:
+    mine = await a_sign_up(desk)
+    new = [an_account("new@example.com") for _ in range(4)]
+    opened = await asyncio.gather(
+        *(desk.links.open_account(mine, one, a_key(one), a_session(one), BONUS) for one in new)
+    )
+    assert sorted(opened) == [False, False, False, True]
+    account = new[opened.index(True)]
+    assert await desk.accounts.by_email("new@example.com") == account
+    assert await desk.identities.is_proven(account.id)
+    assert (await desk.ledger.balance(account.id)).available == BONUS
+    assert await desk.live_keys(account) == 1
+    assert await desk.links.find(mine, LinkKind.SIGN_UP) is None
+
+
+async def test_a_sign_up_link_that_opens_nothing_is_not_used_up(desk: Desk) -> None:
+    mine = await a_sign_up(desk)
+    other = an_account("other@example.com")
+    for used in (mine, digest()):
+        assert not await desk.links.open_account(used, other, a_key(other), a_session(other), BONUS)
+    taken = await desk.customer("new@example.com")
+    late = an_account("new@example.com")
+    assert not await desk.links.open_account(mine, late, a_key(late), a_session(late), BONUS)
+    for one in (other, late):
+        assert await desk.identities.account(one.id) is None
+    assert await desk.accounts.by_email("new@example.com") == taken
+    assert await desk.links.find(mine, LinkKind.SIGN_UP) is not None
 
 
 async def test_an_address_that_signs_in_elsewhere_cannot_be_proven(desk: Desk) -> None:

@@ -102,10 +102,15 @@ def test_every_kind_limits_the_client_and_the_subject(kind: Guarded) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
-def test_only_where_this_machine_is_trusted_its_clients_are_not_counted(address: str) -> None:
-    assert [window.allowed for window in windows(address=address, trust_loopback=True)] == [10]
-    assert len(windows(address=address)) == 2
-    assert len(windows(trust_loopback=True)) == 2
+def test_where_this_machine_is_trusted_it_may_try_more_often_but_not_for_ever(
+    address: str,
+) -> None:
+    """A proxy that nobody named brings everybody from here."""
+    ours, subject = windows(address=address, trust_loopback=True)
+    assert (ours.allowed, subject.allowed) == (5000, 10)
+    assert ours == windows(address="127.0.0.1", trust_loopback=True)[0]
+    assert [window.allowed for window in windows(address=address)] == [50, 10]
+    assert windows(trust_loopback=True) == windows()
 
 
 def test_who_is_unknown_has_no_window() -> None:

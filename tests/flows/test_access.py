@@ -23,9 +23,9 @@ from kyma.calls import Size
 from kyma.errors import Code, Refusal
 from kyma.flows.access import SESSION_DAYS, SIGN_UP_CREDIT, Access, Welcome
 from kyma.flows.throttle import Throttle
-from kyma.money import Usd, usd
+from kyma.money import ZERO, Usd, usd
 from kyma.ports.storage import Principal, StorageUnavailable
-from kyma.tiers import TIERS, Override
+from kyma.tiers import TIERS, Override, Standing
 from tests.builders import new_id
 
 SMALL = Size(10, 20, 30)
@@ -223,6 +223,7 @@ async def test_an_older_kyma_key_is_accepted(door: Door) -> None:
 
 
 DATABASE = "ky-0123456789abcdef0123456789abcdef"
+SOMEBODY = Principal("a", "", "ana@example.com", Standing("a", ZERO, None))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ DATABASE = "ky-0123456789abcdef0123456789abcdef"
         lambda access: access.identify(DATABASE),
         lambda access: access.register("bob@example.com", "secret-1"),
         lambda access: access.login("ana@example.com", "secret-1"),
-        lambda access: access.revoke_key("a", "b"),
+        lambda access: access.revoke_key(SOMEBODY, "b"),
     ],
     ids=["identify", "register", "login", "revoke"],
 )
@@ -344,7 +345,7 @@ async def test_all_keys_of_an_account_share_its_limits(door: Door) -> None:
 async def test_a_revoked_key_is_refused_and_everybody_is_told(door: Door) -> None:
     welcome = await door.customer()
     principal = await door.access.identify(welcome.api_key)
-    key = await door.access.revoke_key(principal.account_id, principal.key_id)
+    key = await door.access.revoke_key(principal, principal.key_id)
     assert key.revoked_at == door.clock.now()
     assert door.invalidations.forgotten == [principal.account_id]
     assert await code_of(door.access.identify(welcome.api_key)) is Code.INVALID_KEY
@@ -353,7 +354,7 @@ async def test_a_revoked_key_is_refused_and_everybody_is_told(door: Door) -> Non
 async def test_a_strangers_key_cannot_be_revoked(door: Door) -> None:
     ana, bob = await door.customer(), await door.customer("bob@example.com")
     principal = await door.access.identify(ana.api_key)
-    work = door.access.revoke_key(bob.account.id, principal.key_id)
+    work = door.access.revoke_key(await door.access.identify(bob.api_key), principal.key_id)
     assert await code_of(work) is Code.NOT_FOUND
     assert door.invalidations.forgotten == []
     assert await door.access.identify(ana.api_key)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from kyma.errors import Code
-from kyma.flows.access import SIGN_UP_CREDIT
+from kyma.flows.access import NOBODY, SIGN_UP_CREDIT
+from kyma.flows.access import Client as Caller
 from kyma.flows.federation import Arrival
 from kyma.identity import Claims
 from kyma.mail import Letter
@@ -24,9 +25,9 @@ def hall() -> Hall:
     return made
 
 
-async def arrived(hall: Hall) -> Arrival:
-    attempt = await hall.federation.begin()
-    return await hall.federation.finish(attempt.seed, hall.provider.asked["state"], "a code")
+async def arrived(hall: Hall, client: Caller = NOBODY) -> Arrival:
+    attempt, state = await hall.federation.begin(), hall.provider.asked["state"]
+    return await hall.federation.finish(attempt.seed, state, "a code", client)
 
 
 async def test_somebody_new_gets_an_account_without_password_and_the_credit_once(
@@ -45,6 +46,23 @@ async def test_somebody_new_gets_an_account_without_password_and_the_credit_once
     for password in ("", "secret-1"):
         wrong = await refusal_of(hall.access.login("ana@example.com", password))
         assert wrong.code is Code.WRONG_CREDENTIALS
+
+
+async def test_opening_accounts_from_elsewhere_is_throttled_as_registering_is(hall: Hall) -> None:
+    """Whoever has a domain has as many verified addresses as they like."""
+    allowed = LIMITS[Guarded.REGISTER].per_address
+    for n in range(allowed):
+        hall.provider.says = Claims(ANA.issuer, f"s{n}", f"u{n}@example.com", True)
+        assert (await arrived(hall, HERE)).is_new
+    hall.provider.says = replace(ANA, subject="more", email="more@example.com")
+    assert (await refusal_of(arrived(hall, HERE))).code is Code.TOO_MANY_ATTEMPTS
+    by_password = await refusal_of(hall.access.register("p@example.com", "secret-1", HERE))
+    assert by_password.code is Code.TOO_MANY_ATTEMPTS
+    assert len(hall.store.accounts) == allowed
+    hall.provider.says = replace(ANA, subject="s0", email="u0@example.com")
+    assert (await arrived(hall, HERE)).session_token  # who has an account comes in all the same
+    hall.provider.says = replace(ANA, subject="other", email="u0@example.com")
+    assert (await arrived(hall, HERE)).offer
 
 
 async def test_somebody_known_is_known_by_subject_whatever_the_address(hall: Hall) -> None:
@@ -92,10 +110,10 @@ async def test_guessing_the_password_of_an_offer_is_throttled_as_signing_in_is(h
 async def test_mail_joins_a_proven_account_and_leaves_it_as_it_was(hall: Hall) -> None:
     ana = await hall.customer()
     await hall.links.ask_proof(ana.account.id, "ana@example.com")
-    await hall.links.verify(hall.mailed(Letter.VERIFY)[1])
+    await hall.links.verify(hall.mailed(Letter.VERIFY)[1], "secret-1")
     offer = (await arrived(hall)).offer
     assert await hall.federation.prove_by_mail(offer) == "ana@example.com"
-    path, token = hall.mailed(Letter.VERIFY)
+    path, token = hall.mailed(Letter.JOIN)
     assert path == "/join"
     joined = await hall.federation.join(token)
     assert (await hall.access.identify(joined.session_token)).account_id == ana.account.id
@@ -107,7 +125,7 @@ async def test_mail_takes_an_unproven_account_from_whoever_opened_it(hall: Hall)
     """The address may have been used by somebody who waits for its owner to come."""
     squatter = await hall.customer()
     await hall.federation.prove_by_mail((await arrived(hall)).offer)
-    joined = await hall.federation.join(hall.mailed(Letter.VERIFY)[1])
+    joined = await hall.federation.join(hall.mailed(Letter.JOIN)[1])
     assert (await hall.access.identify(joined.session_token)).account_id == squatter.account.id
     for secret in (squatter.api_key, squatter.session_token):
         assert (await refusal_of(hall.access.identify(secret))).code is Code.INVALID_KEY
@@ -120,7 +138,7 @@ async def test_an_offer_and_the_link_it_sends_are_not_one_another(hall: Hall) ->
     offer = (await arrived(hall)).offer
     assert (await refusal_of(hall.federation.join(offer))).code is Code.INVALID_LINK
     await hall.federation.prove_by_mail(offer)
-    token = hall.mailed(Letter.VERIFY)[1]
+    token = hall.mailed(Letter.JOIN)[1]
     for work in (
         hall.federation.prove_by_password(token, "secret-1"),
         hall.federation.prove_by_mail(token),

@@ -162,8 +162,36 @@ async def test_an_account_has_only_so_many_keys(house: House) -> None:
     for _ in range(MAX_KEYS - 1):
         issued = await house.issue()
     assert await code_of(house.issue()) is Code.FORBIDDEN
-    await house.access.revoke_key(issued.key.account_id, issued.key.id)
+    await house.access.revoke_key(await house.owner(), issued.key.id)
     assert await house.issue()
+
+
+CAPPED = Policy(frozenset({Scope.KEYS_MANAGE}), monthly_cap=usd("1"))
+MANAGER = Policy(frozenset({Scope.KEYS_MANAGE, Scope.INFERENCE}))
+
+
+@pytest.mark.parametrize("policy", [CAPPED, MANAGER], ids=["capped", "of few scopes"])
+async def test_a_key_stops_nobody_who_may_do_more_than_it(house: House, policy: Policy) -> None:
+    """Somebody who finds it shall not lock the account's owner out."""
+    master, small = await house.issue(UNRESTRICTED), await house.issue(policy)
+    held = await house.access.identify(small.secret, Scope.KEYS_MANAGE)
+    assert await code_of(house.access.revoke_key(held, master.key.id)) is Code.FORBIDDEN
+    owner = await house.owner()
+    (session,) = await house.sessions.of(owner.account_id)
+    for work in (house.sessions.end(held, session.id), house.sessions.end_all(held)):
+        assert await code_of(work) is Code.FORBIDDEN
+    assert await house.sessions.of(owner.account_id) == [session]
+    assert await house.access.identify(master.secret)
+
+
+async def test_a_key_stops_itself_and_those_that_may_do_no_more(house: House) -> None:
+    child = await house.issue(Policy(frozenset({Scope.INFERENCE}), monthly_cap=usd("1")))
+    for policy, others in ((MANAGER, [child]), (CAPPED, [])):
+        small = await house.issue(policy)
+        held = await house.access.identify(small.secret, Scope.KEYS_MANAGE)
+        for issued in (*others, small):
+            assert (await house.access.revoke_key(held, issued.key.id)).revoked_at
+            assert await house.code(issued.secret, Scope.INFERENCE) is Code.INVALID_KEY
 
 
 async def test_a_key_hands_out_no_more_than_it_has(house: House) -> None:
@@ -289,16 +317,16 @@ async def test_all_sessions_end_but_the_one_that_is_kept(house: House) -> None:
     other = await house.access.login("ana@example.com", "secret-1")
     owner = await house.owner()
     kept = HmacDigests("p" * 32).digest(other.session_token)
-    assert await house.sessions.end_all(owner.account_id, kept) == 1
+    assert await house.sessions.end_all(owner, kept) == 1
     assert await house.code(house.token, None) is Code.INVALID_KEY
     assert await house.code(other.session_token, None) == "in"
-    assert await house.sessions.end_all(owner.account_id) == 1
+    assert await house.sessions.end_all(owner) == 1
     assert await house.code(other.session_token, None) is Code.INVALID_KEY
 
 
 async def test_an_unknown_session_cannot_be_ended(house: House) -> None:
     owner = await house.owner()
-    assert await code_of(house.sessions.end(owner.account_id, "0" * 32)) is Code.NOT_FOUND
+    assert await code_of(house.sessions.end(owner, "0" * 32)) is Code.NOT_FOUND
 
 
 # The throttle.

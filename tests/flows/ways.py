@@ -35,7 +35,8 @@ from kyma.flows.newcomers import Newcomers
 from kyma.flows.referrals import Referrals
 from kyma.flows.throttle import Throttle
 from kyma.identity import Claims, Client
-from kyma.mail import Letter
+from kyma.mail import LINK_OF, Letter
+from kyma.money import ZERO
 from kyma.ports.identity import IdentityRefused, IdentityUnavailable
 
 BASE = "https://kyma.example"
@@ -82,6 +83,7 @@ class Hall:
         throttle = Throttle(MemoryAttempts(self.clock.monotonic))
         passwords, links = MemoryPasswords(), MemoryLinks(self.ways)
         newcomers = Newcomers(Referrals(MemoryReferrals(self.store), self.chance), self.outbox)
+        self.newcomers = newcomers
         self.access = Access(
             self.accounts, self.accounts, MemoryLimiter(self.clock.monotonic), passwords,
             self.digests, self.invalidations, self.clock, self.chance, throttle, confirms=confirms,
@@ -106,6 +108,11 @@ class Hall:
     async def customer(self, email: str = "ana@example.com") -> Welcome:
         return await self.access.register(email, "secret-1")
 
+    async def prove(self, welcome: Welcome) -> None:
+        """Its owner reads mail at the address."""
+        account = welcome.account
+        assert await self.identities.prove(account.id, account.email, ZERO)
+
     def letters(self, letter: Letter | None = None) -> list[str]:
         """To whom there is mail."""
         return [row.to for row in self.outbox.rows.values() if letter in (None, row.letter)]
@@ -113,7 +120,7 @@ class Hall:
     def mailed(self, letter: Letter) -> tuple[str, str]:
         """Path and token of the link in the latest such letter."""
         row = [row for row in self.outbox.rows.values() if row.letter is letter][-1]
-        url = row.facts["reset_url" if letter is Letter.RESET else "verify_url"]
+        url = row.facts[LINK_OF[letter]]
         assert url.startswith(f"{BASE}/")
         parts = urlsplit(url)
         return parts.path, parse_qs(parts.query)["token"][0]

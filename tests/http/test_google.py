@@ -175,6 +175,47 @@ async def test_somebody_new_is_signed_in_and_back_where_they_wanted_to_be(
     assert [one.email for one in place.store.accounts.values()].count("ana@example.com") == 1
 
 
+async def test_who_comes_by_a_referral_link_and_google_is_a_pending_referral(
+    place: Place, browser: Browser
+) -> None:
+    link = (await place.ask("GET", "/v1/referrals")).json()["link"]
+    form = await browser.follow(await browser.get(here(link)))
+    (start,) = [
+        given["href"]
+        for tag, given in form.read.tags
+        if tag == "a" and (given.get("href") or "").startswith("/v1/auth/google")
+    ]
+    assert start is not None
+    left = await browser.get(start)
+    await browser.get(here(await agreed(left.location)))
+    assert "ana@example.com" in (await browser.get("/account")).text
+    found = (await place.ask("GET", "/v1/referrals")).json()
+    assert found["pending"] == 1
+
+
+@pytest.mark.parametrize("ref", ["0123456789", "x|y", "<script>", "x" * 3000])
+async def test_google_opens_an_account_whatever_the_code_that_somebody_came_by(
+    ref: str, place: Place, browser: Browser
+) -> None:
+    left = await browser.get(
+        f"/v1/auth/google/start?{urlencode({'ref': ref, 'next': '/device?a|b'})}"
+    )
+    back = await browser.get(here(await agreed(left.location)))
+    assert (back.status, back.location) == (303, "/device?a|b")
+    assert (await place.ask("GET", "/v1/referrals")).json()["pending"] == 0
+
+
+async def test_whom_google_knows_here_already_is_nobodys_referral(
+    place: Place, browser: Browser
+) -> None:
+    await through(browser)
+    code = (await place.ask("GET", "/v1/referrals")).json()["code"]
+    other = Browser(place.gateway)
+    left = await other.get(f"/v1/auth/google/start?ref={code}")
+    assert (await other.get(here(await agreed(left.location)))).status == 303
+    assert (await place.ask("GET", "/v1/referrals")).json()["pending"] == 0
+
+
 @pytest.mark.parametrize("sub", [UNVERIFIED.sub, SILENT.sub])
 async def test_an_address_that_is_not_verified_there_is_not_let_in(
     sub: str, place: Place, browser: Browser
@@ -212,9 +253,9 @@ async def test_an_account_with_the_address_is_joined_by_its_mail(
     assert "Check your mail" in sent.text
     mails = place.container.mails()
     assert isinstance(mails, MemoryMails)
-    (row,) = [row for row in mails.rows.values() if row.letter is Letter.VERIFY]
+    (row,) = [row for row in mails.rows.values() if row.letter is Letter.JOIN]
     reader = Browser(place.gateway)  # the mail may be read in another one
-    page = await reader.get(here(row.facts["verify_url"]))
+    page = await reader.get(here(row.facts["join_url"]))
     assert "never confirmed" in page.text
     assert (await reader.send(page)).location == "/account"
     digest = place.container.digests().digest(reader.jar["kyma_session"])

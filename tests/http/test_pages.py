@@ -14,7 +14,7 @@ from adapters.memory.mail import MemoryMails
 from adapters.memory.payments import MemoryPayments
 from kyma.flows.access import Client
 from kyma.identity import challenge_of
-from kyma.mail import Letter
+from kyma.mail import LINK_OF, Letter
 from tests.http.on_memory import Place, a_place
 from tests.http.visiting import Browser, Page
 
@@ -56,7 +56,7 @@ def mailed(place: Place, letter: Letter) -> str:
     mails = place.container.mails()
     assert isinstance(mails, MemoryMails)
     row = [row for row in mails.rows.values() if row.letter is letter][-1]
-    parts = urlsplit(row.facts["reset_url" if letter is Letter.RESET else "verify_url"])
+    parts = urlsplit(row.facts[LINK_OF[letter]])
     return f"{parts.path}?{parts.query}"
 
 
@@ -76,7 +76,7 @@ async def test_a_person_signs_in_is_where_they_wanted_to_be_and_signs_out(
     assert "ana@example.com" in page.text
     token = browser.jar["kyma_session"]
     assert token.startswith("ks-")
-    out = await browser.send(page)
+    out = await browser.send(page, 1)
     assert out.location == "/signin"
     assert "kyma_session" not in browser.jar
     browser.jar["kyma_session"] = token
@@ -170,7 +170,7 @@ async def test_nobody_is_sent_to_another_site(path: str, place: Place, browser: 
 
 FORMS = [
     "/signin", "/signout", "/signup", "/signup/finish", "/forgot", "/reset", "/verify", "/device",
-    "/join", "/join/password", "/join/mail", "/v1/auth/authorize",
+    "/join", "/join/password", "/join/mail", "/account/verify", "/v1/auth/authorize",
 ]  # fmt: skip
 
 
@@ -291,7 +291,8 @@ async def test_a_forgotten_password_is_replaced_on_the_pages(
     path = mailed(place, Letter.RESET)
     page = await browser.get(path)
     assert (await browser.get(path)).status == 200  # opening it uses nothing up
-    assert page.read.forms[0][2]["revoke_keys"] == "yes"  # the address was never proven
+    assert "revoke_keys" not in page.read.forms[0][2]  # no choice: the address was never proven
+    assert "never confirmed" in page.text
     short = await browser.send(page, password="short")
     assert (short.status, "6 to 512" in short.text) == (400, True)
     done = await browser.send(page, password="secret-2")
@@ -320,7 +321,7 @@ async def test_asking_for_a_password_answers_alike_for_everybody(
 async def test_an_account_is_opened_on_the_pages(place: Place, browser: Browser) -> None:
     sent = await browser.send(await browser.get("/signup"), email="new@example.com")
     assert "Check your mail" in sent.text
-    page = await browser.get(mailed(place, Letter.VERIFY))
+    page = await browser.get(mailed(place, Letter.SIGN_UP))
     done = await browser.send(page, password="secret-1")
     key = re.search(r"ky-[0-9a-f]{48}", done.text)
     assert key is not None
@@ -335,10 +336,30 @@ async def test_an_address_is_confirmed_on_the_pages(place: Place, browser: Brows
     path = mailed(place, Letter.VERIFY)
     page = await browser.get(path)
     assert not await place.container.links().is_proven(account_id)
-    done = await browser.send(page)
+    wrong = await browser.send(page, password="a guess")
+    assert (wrong.status, "opened with" in wrong.text) == (401, True)
+    assert not await place.container.links().is_proven(account_id)
+    done = await browser.send(wrong, password="secret-1")
     assert "Address confirmed" in done.text
     assert await place.container.links().is_proven(account_id)
     assert (await browser.send(page)).status == 400
+
+
+async def test_whoever_is_signed_in_to_the_account_confirms_its_address_without_its_password(
+    place: Place, browser: Browser
+) -> None:
+    account_id = await customer(place)
+    await customer(place, "eve@example.com")
+    other = Browser(place.gateway)
+    await other.sign_in("eve@example.com", "secret-1")
+    await browser.sign_in("ana@example.com", "secret-1")
+    await place.container.links().ask_proof(account_id, "ana@example.com")
+    path = mailed(place, Letter.VERIFY)
+    assert (await other.send(await other.get(path))).status == 401
+    page = await browser.get(path)
+    assert "password" not in page.text
+    assert "Address confirmed" in (await browser.send(page)).text
+    assert await place.container.links().is_proven(account_id)
 
 
 async def begun(place: Place) -> dict[str, str]:

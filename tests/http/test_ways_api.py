@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from adapters.http.schemas import SCHEMAS
 from adapters.memory.mail import MemoryMails
 from kyma.identity import challenge_of
-from kyma.mail import Letter
+from kyma.mail import LINK_OF, Letter
 from tests.http.on_memory import Place, a_place
 from tests.http.wired import Answer
 
@@ -39,7 +39,7 @@ def token_for(place: Place, letter: Letter) -> str:
     mails = place.container.mails()
     assert isinstance(mails, MemoryMails)
     row = [row for row in mails.rows.values() if row.letter is letter][-1]
-    url = row.facts["reset_url" if letter is Letter.RESET else "verify_url"]
+    url = row.facts[LINK_OF[letter]]
     assert url.startswith("https://kyma.example/")
     return parse_qs(urlsplit(url).query)["token"][0]
 
@@ -178,12 +178,15 @@ async def registered(place: Place, email: str = "ana@example.com") -> dict[str, 
 
 async def test_a_registration_is_followed_by_a_link_that_proves_the_address(place: Place) -> None:
     ana = await registered(place)
-    token = token_for(place, Letter.VERIFY)
-    done = await told(place, "/v1/auth/verify/confirm", {"token": token})
+    proof = {"token": token_for(place, Letter.VERIFY), "password": "secret-1"}
+    squatted = await told(place, "/v1/auth/verify/confirm", {**proof, "password": "not mine"})
+    assert (squatted.status, squatted.json()["error"]["code"]) == (401, "wrong_credentials")
+    assert (await told(place, "/v1/auth/verify/confirm", {"token": proof["token"]})).status == 400
+    done = await told(place, "/v1/auth/verify/confirm", proof)
     assert done.json() == {"email": "ana@example.com", "verified": True}
     asked = await place.ask("POST", "/v1/auth/verify", secret=ana["session_token"])
     assert asked.json() == {"email": "ana@example.com", "verified": True}
-    again = await told(place, "/v1/auth/verify/confirm", {"token": token})
+    again = await told(place, "/v1/auth/verify/confirm", proof)
     assert (again.status, again.json()["error"]["code"]) == (400, "invalid_link")
 
 
@@ -193,8 +196,8 @@ async def test_a_proof_may_be_asked_for_again_but_not_for_ever(place: Place) -> 
     assert [answer.status for answer in answers] == [200, 200, 200, 429]
     assert answers[0].json() == {"email": "ana@example.com", "verified": False}
     assert int(answers[3].headers["retry-after"]) > 60
-    token = token_for(place, Letter.VERIFY)
-    assert (await told(place, "/v1/auth/verify/confirm", {"token": token})).status == 200
+    proof = {"token": token_for(place, Letter.VERIFY), "password": "secret-1"}
+    assert (await told(place, "/v1/auth/verify/confirm", proof)).status == 200
 
 
 async def test_a_password_is_reset_by_the_token_that_was_mailed(place: Place) -> None:
@@ -205,7 +208,8 @@ async def test_a_password_is_reset_by_the_token_that_was_mailed(place: Place) ->
     body = {"token": token_for(place, Letter.RESET), "password": "secret-2"}
     done = await told(place, "/v1/auth/password/reset", body)
     assert done.json() == {"user_id": ana["user_id"], "email": "ana@example.com"}
-    for secret, status in ((ana["session_token"], 401), (ana["api_key"], 200)):
+    # The address was never confirmed: somebody else may have made that key.
+    for secret, status in ((ana["session_token"], 401), (ana["api_key"], 401)):
         assert (await place.ask("GET", "/v1/auth/me", secret=secret)).status == status
     again = await told(place, "/v1/auth/password/reset", body)
     assert (again.status, again.json()["error"]["code"]) == (400, "invalid_link")
@@ -227,3 +231,13 @@ async def test_a_reset_that_cannot_be_says_why(
 ) -> None:
     answer = await told(place, "/v1/auth/password/reset", body)
     assert (answer.status, answer.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(("mail", "statuses"), [("", [200, 409]), ("mail.example", [200, 200])])
+async def test_registering_tells_of_a_taken_address_only_where_nobody_could_be_told_by_mail(
+    mail: str, statuses: list[int]
+) -> None:
+    place = await a_place(smtp_host=mail)
+    body = {"email": "new@example.com", "password": "secret-1"}
+    answers = [await told(place, "/v1/auth/register", body) for _ in range(2)]
+    assert [answer.status for answer in answers] == statuses

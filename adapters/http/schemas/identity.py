@@ -47,12 +47,10 @@ SCHEMAS = {
         {
             "grant_type": text(const="authorization_code"),
             "code": text(minLength=1),
-            "code_verifier": text("PKCE's, of 43 to 128 characters."),
-            "client_id": text(),
-            "redirect_uri": text("The same as was asked with."),
+            "code_verifier": text("PKCE's, of 43 to 128 characters.", minLength=1),
+            "client_id": text(minLength=1),
+            "redirect_uri": text("The same as was asked with.", minLength=1),
         },
-        # All are needed; that one is not there is told in OAuth's words, as everything is here.
-        required=(),
     ),
     "OAuthError": record(
         {
@@ -77,7 +75,10 @@ SCHEMAS = {
         {
             "token": LINK_TOKEN,
             "password": text(minLength=MIN_PASSWORD_LENGTH, maxLength=MAX_PASSWORD_LENGTH),
-            "revoke_keys": boolean("Whether every API key shall stop, too."),
+            "revoke_keys": boolean(
+                "Whether every API key shall stop, too. They do in any case if the address was "
+                "never confirmed before."
+            ),
         },
         required=("token", "password"),
     ),
@@ -85,6 +86,8 @@ SCHEMAS = {
     "ProofAsked": record(
         {"email": text(), "verified": boolean("True: it was before, and no mail was sent.")}
     ),
-    "LinkToken": record({"token": LINK_TOKEN}),
+    "AddressProof": record(
+        {"token": LINK_TOKEN, "password": text("The account's.", maxLength=MAX_PASSWORD_LENGTH)}
+    ),
     "AddressProven": record({"email": text(), "verified": boolean()}),
 }
