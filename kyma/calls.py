@@ -92,7 +92,7 @@ class ChatAnswer:
     """A whole answer: an object of the caller's dialect without usage, which is beside it.
 
     For CHAT a `chat.completion`, for MESSAGES a `message`, for COMPLETIONS a `text_completion`,
-    for EMBEDDINGS a `list`.
+    for EMBEDDINGS a `list` whose `data` may be for a JSON writer only: nobody reads vectors.
     """
 
     body: dict[str, Any]

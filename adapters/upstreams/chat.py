@@ -14,7 +14,8 @@ from typing import Protocol
 
 from adapters.upstreams.providers import Endpoint
 from adapters.upstreams.transport import Stream, Transport
-from adapters.upstreams.wire import anthropic, openai, translation
+from adapters.upstreams.wire import anthropic, embeddings, openai, translation
+from adapters.upstreams.wire.marks import reads_marks
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 from kyma.ledger import Hold
 from kyma.ports.upstreams import Deadline
@@ -82,7 +83,8 @@ class ProviderChat:
             answer = anthropic.answer(raw, route.model, hold.id)
             return answer if call.dialect is wire else translation.answer_as_chat(answer, now_s())
         if wire is Dialect.EMBEDDINGS:
-            return openai.embeddings(raw, route.model)
+            count = embeddings.asked_for(call.body.get("input"))
+            return embeddings.answer(raw, route.model, count)
         asked = self._asked(route)
         answer = openai.answer(raw, route.model, hold.id, wire, asked=asked)
         return answer if call.dialect is wire else translation.answer_as_messages(answer)
@@ -140,8 +142,9 @@ class ProviderChat:
                 if call.dialect is not wire:
                     call = translation.chat_to_messages(call)
                 return anthropic.request(call, route.upstream_model)
+            marks = provider.marks and reads_marks(route.upstream_model)
             if call.dialect is Dialect.MESSAGES:
-                call = translation.messages_to_chat(call, thoughts=provider.thoughts)
+                call = translation.messages_to_chat(call, thoughts=provider.thoughts, marks=marks)
             return openai.request(
                 call,
                 route.upstream_model,
@@ -149,6 +152,7 @@ class ProviderChat:
                 drops=provider.drops,
                 thoughts=provider.thoughts,
                 stream_usage=provider.stream_usage,
+                marks=marks,
             )
         except TypeError as error:
             # Read as JSON, but not writable again: nesting beyond 254, integers beyond 64 bits.

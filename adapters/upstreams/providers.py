@@ -23,7 +23,8 @@ class Provider:
     refuses them, or they would buy what is not sold here. `wire` is its dialect for chats;
     `thoughts` whether an assistant's turn may carry `reasoning_content`; `also` names what else
     it offers, always in OpenAI's spelling; `resells` whether it may answer with another model
-    than the one asked for, and tells which one it was.
+    than the one asked for, and tells which one it was; `marks` whether it passes a prompt's
+    `cache_control` on to models that cache by it, and does not refuse it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Provider:
     thoughts: bool = True
     also: tuple[Dialect, ...] = ()
     resells: bool = False
+    marks: bool = False
 
 
 EVERYTHING = (Dialect.COMPLETIONS, Dialect.EMBEDDINGS)
@@ -66,6 +68,7 @@ def _provider(
     thoughts: bool = True,
     also: tuple[Dialect, ...] = (),
     resells: bool = False,
+    marks: bool = False,
 ) -> Provider:
     """A row; `not_sold` are fields of its own by which a caller would spend our money.
 
@@ -81,6 +84,7 @@ def _provider(
         thoughts=thoughts,
         also=also,
         resells=resells,
+        marks=marks,
     )
 
 
@@ -114,6 +118,7 @@ _TABLE = (
         ),
         also=EVERYTHING,
         resells=True,
+        marks=True,
     ),
     _provider("deepseek", "https://api.deepseek.com/v1"),
     _provider(

@@ -22,7 +22,13 @@ def sent(provider: str, /, **fields: Any) -> dict[str, Any]:
     """The body that a provider of the table gets."""
     row = PROVIDERS[provider]
     call = ChatCall({"messages": HELLO, **fields}, "ours", False, False, Size(1, 2, 9))
-    raw = openai.request(call, "theirs", max_tokens_field=row.max_tokens_field, drops=row.drops)
+    raw = openai.request(
+        call,
+        "theirs",
+        max_tokens_field=row.max_tokens_field,
+        drops=row.drops,
+        marks=row.marks,
+    )
     found: dict[str, Any] = json.loads(raw)
     return found
 

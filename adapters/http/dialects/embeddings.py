@@ -56,7 +56,7 @@ class Embeddings:
         )
 
     def whole(self, served: Served) -> dict[str, Any]:
-        """The vectors with our usage."""
+        """The vectors, which nobody here reads, with our usage."""
         return {**served.answer.body, "usage": usage_json(served.receipt)}
 
     def rendering(self, ticket: Ticket) -> PassThrough:

@@ -16,6 +16,10 @@ from adapters.http.complaints import MAX_PARTS, check_count, missing, out_of_ran
 from adapters.http.dialects.responses_tools import FUNCTION, INPUT, flat_name
 from kyma.errors import Code, Refusal
 
+MARK = "cache_control"
+"""Where a prompt is to be cached, on a part, as OpenRouter's callers write it. A text with a mark
+stays a part: a string has no place for it."""
+
 ROLES = {"user": "user", "system": "system", "developer": "system", "assistant": "assistant"}
 """`developer` is told as `system`, the word that every provider knows."""
 
@@ -77,8 +81,14 @@ class Conversation:
             {"id": call_id, "type": FUNCTION, FUNCTION: {"name": name, "arguments": arguments}}
         )
 
-    def answered(self, where: str, call_id: str, text: str, media: list[dict[str, Any]]) -> None:
-        """The output of a call."""
+    def answered(
+        self,
+        where: str,
+        call_id: str,
+        text: str | list[dict[str, Any]],
+        media: list[dict[str, Any]],
+    ) -> None:
+        """The output of a call: its text, as a part if that is marked, and what else it shows."""
         self._close_turn()
         if call_id not in self._waiting:
             raise Refusal(
@@ -165,9 +175,9 @@ def _message(conversation: Conversation, where: str, item: Mapping[str, Any]) ->
     content = _content(f"{where}.content", item.get("content"))
     if role == "assistant":
         conversation.spoke(_text_of(content))
-    elif ROLES[role] == "system" and _is_text(content):
+    elif ROLES[role] == "system" and _is_plain(content):
         conversation.said("system", "\n\n".join(part["text"] for part in content))
-    elif len(content) == 1 and _is_text(content):
+    elif len(content) == 1 and _is_plain(content):
         conversation.said(ROLES[role], content[0]["text"])
     else:
         conversation.said(ROLES[role], content)
@@ -192,8 +202,12 @@ def _called_name(where: str, item: Mapping[str, Any]) -> str:
 
 def _call_output(conversation: Conversation, where: str, item: Mapping[str, Any]) -> None:
     content = _content(f"{where}.output", item.get("output"))
+    texts = [part for part in content if part["type"] == "text"]
     media = [part for part in content if part["type"] != "text"]
-    conversation.answered(where, _string(where, item, "call_id"), _text_of(content), media)
+    marks = [{MARK: part[MARK]} for part in texts if MARK in part]
+    text = _text_of(texts)
+    said = [{"type": "text", "text": text, **marks[-1]}] if marks and text else text
+    conversation.answered(where, _string(where, item, "call_id"), said, media)
 
 
 def _reasoning(conversation: Conversation, where: str, item: Mapping[str, Any]) -> None:
@@ -237,7 +251,8 @@ def _part(where: str, part: Any) -> dict[str, Any]:
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in _PARTS:
         _unknown(where, kind)
-    return _PARTS[kind](where, part)
+    found, mark = _PARTS[kind](where, part), part.get(MARK)
+    return {**found, MARK: mark} if isinstance(mark, dict) else found
 
 
 def _plain(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,8 +311,9 @@ def _no_stored_file(where: str, part: Mapping[str, Any]) -> None:
         )
 
 
-def _is_text(content: list[dict[str, Any]]) -> bool:
-    return all(part["type"] == "text" for part in content)
+def _is_plain(content: list[dict[str, Any]]) -> bool:
+    """Whether this is text that a string can say."""
+    return all(part["type"] == "text" and MARK not in part for part in content)
 
 
 def _text_of(content: list[dict[str, Any]]) -> str:

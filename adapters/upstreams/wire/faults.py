@@ -108,6 +108,14 @@ def error_in_body(error: Any) -> UpstreamError:
     return UpstreamError(fault or Fault.BROKEN, _keyless(told.message) or repr(error)[:200])
 
 
+def check_told(error: Any, base: Any) -> None:
+    """Raise what a whole answer under a status of 200 tells in `error`; MiniMax in `base_resp`."""
+    if error:
+        raise error_in_body(error)
+    if isinstance(base, dict) and base.get("status_code"):
+        raise error_in_body({"base_resp": base})
+
+
 def _fault_of_words(told: _Told) -> Fault | None:
     """Trouble with our accounts, under whatever status."""
     said = told.message.lower()

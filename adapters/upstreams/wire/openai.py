@@ -14,13 +14,14 @@ import msgspec
 import orjson
 
 from adapters.upstreams.wire.endings import ending_of
-from adapters.upstreams.wire.faults import error_in_body, failure
+from adapters.upstreams.wire.faults import check_told, error_in_body, failure
+from adapters.upstreams.wire.marks import without_marks
 from adapters.upstreams.wire.sold import NOT_SENT, cached_for_minutes, check_tools, is_another
 from adapters.upstreams.wire.sse import Splitter
 from adapters.upstreams.wire.usage import usage_of
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 
-__all__ = ["StreamDecoder", "answer", "embeddings", "failure", "request", "usage_of"]
+__all__ = ["StreamDecoder", "answer", "failure", "request", "usage_of"]
 
 DROPPED = ("provider",)
 """Fields of an answer that name who served it; OpenRouter adds one."""
@@ -68,10 +69,12 @@ def request(
     drops: tuple[str, ...] = (),
     thoughts: bool = True,
     stream_usage: bool = True,
+    marks: bool = False,
 ) -> bytes:
     """The request body for an upstream; `max_tokens` is always sent, never lowered.
 
-    Without `thoughts` those of earlier turns are left out, for providers that refuse them.
+    Without `thoughts` those of earlier turns are left out, for providers that refuse them; so
+    are a prompt's cache marks without `marks`.
     Raises `UpstreamError` BAD_REQUEST for a tool that a provider would run and bill.
     """
     check_tools(call.body)
@@ -96,7 +99,8 @@ def request(
             **(options if isinstance(options, Mapping) else {}),
             "include_usage": True,
         }
-    return cached_for_minutes(orjson.dumps(body))
+    raw = orjson.dumps(body)
+    return cached_for_minutes(raw if marks else without_marks(raw))
 
 
 def _without_thoughts(message: Any) -> Any:
@@ -139,17 +143,6 @@ def _check_model(asked: str, told: Any) -> None:
         raise UpstreamError(Fault.BROKEN, f"asked for {asked}, answered by {told[:80]}")
 
 
-def embeddings(raw: bytes, model: str) -> ChatAnswer:
-    """A list of vectors under our model name."""
-    body = _object(raw)
-    data = body.get("data")
-    if not isinstance(data, list) or not data:
-        raise UpstreamError(Fault.BROKEN, f"an answer without vectors: {raw[:120]!r}")
-    told = usage_of(body.pop("usage", None))
-    shown = {"object": "list", "data": data, "model": model}
-    return ChatAnswer(shown, told, 0)
-
-
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(raw)
@@ -157,11 +150,7 @@ def _object(raw: bytes) -> dict[str, Any]:
         raise UpstreamError(Fault.BROKEN, f"not JSON: {raw[:120]!r}") from error
     if not isinstance(body, dict):
         raise UpstreamError(Fault.BROKEN, f"not an object: {raw[:120]!r}")
-    if body.get("error"):
-        raise error_in_body(body["error"])
-    base = body.get("base_resp")  # MiniMax tells its failures there
-    if isinstance(base, dict) and base.get("status_code"):
-        raise error_in_body({"base_resp": base})
+    check_told(body.get("error"), body.get("base_resp"))
     return body
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from adapters.upstreams.wire.marks import FIELD as MARK
+from adapters.upstreams.wire.marks import mark_last, mark_of
 from adapters.upstreams.wire.translation_chat import (
     EFFORTS,
     Json,
@@ -92,7 +94,7 @@ def _turns(asked: Mapping[str, Any]) -> tuple[list[Json], list[Json]]:
     for place, message in enumerate(objects(asked.get("messages"))):
         where, role = f"messages[{place}]", message.get("role")
         if role in ("system", "developer"):
-            system += _blocks(message, where)
+            system += mark_last(_blocks(message, where), mark_of(message))
             continue
         speaker = "assistant" if role == "assistant" else "user"
         if role == "assistant":
@@ -101,6 +103,7 @@ def _turns(asked: Mapping[str, Any]) -> tuple[list[Json], list[Json]]:
             blocks = [_result(message, where)]
         else:
             blocks = _blocks(message, where)
+        blocks = mark_last(blocks, mark_of(message))
         if blocks and turns and turns[-1]["role"] == speaker:
             turns[-1]["content"] += blocks
         elif blocks:
@@ -122,18 +125,13 @@ def _blocks(message: Mapping[str, Any], where: str) -> list[Json]:
     """A message's content as blocks, the blank ones left out: Anthropic refuses them."""
     content = message.get("content")
     if isinstance(content, str):
-        content = [{"type": "text", "text": content, **_cached(message)}]
+        content = [{"type": "text", "text": content}]
     found = []
     for place, part in enumerate(objects(content)):
         block = _block(part, f"{where}.content[{place}]")
         if block is not None:
-            found.append({**block, **_cached(part)})
+            found.append({**block, **mark_of(part)})
     return found
-
-
-def _cached(part: Mapping[str, Any]) -> Json:
-    control = part.get("cache_control")
-    return {"cache_control": control} if isinstance(control, dict) else {}
 
 
 def _block(part: Mapping[str, Any], where: str) -> Json | None:
@@ -207,10 +205,14 @@ def _said_before(message: Mapping[str, Any], where: str) -> list[Json]:
 
 def _result(message: Mapping[str, Any], where: str) -> Json:
     id = message.get("tool_call_id") or f"call_{message.get('name') or '0'}"
-    block: Json = {"type": "tool_result", "tool_use_id": str(id), **_cached(message)}
-    content = _blocks({"content": message.get("content")}, where)
+    block: Json = {"type": "tool_result", "tool_use_id": str(id)}
+    content = _blocks(message, where)
     if content:
         block["content"] = content
+    # A mark within is the result's: Anthropic takes four marks in all, and caches whole results.
+    for inner in content:
+        if MARK in inner:
+            block[MARK] = inner.pop(MARK)
     return block
 
 
@@ -231,7 +233,7 @@ def _tool(tool: Mapping[str, Any]) -> Json | None:
     if not isinstance(function, dict):
         # Anthropic's own form passes; a tool that OpenAI runs itself does not.
         return dict(tool) if "name" in tool else None
-    named: Json = {"name": str(function.get("name") or ""), **_cached(function), **_cached(tool)}
+    named: Json = {"name": str(function.get("name") or ""), **mark_of(function), **mark_of(tool)}
     if isinstance(function.get("description"), str):
         named["description"] = function["description"]
     if tool.get("type") == "custom":

@@ -7,16 +7,19 @@ only known ones cross.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from adapters.upstreams.wire.marks import is_marked, mark_last, mark_of
 from adapters.upstreams.wire.translation_streams import objects, text_of
 from kyma.calls import ChatCall, Dialect, Fault, UpstreamError
 
 Json = dict[str, Any]
+Mark = Callable[[Mapping[str, Any]], Json]
+"""`mark_of`, or `_no_mark` for a provider that takes none."""
 
 EFFORTS = {
     "minimal": "low",
@@ -52,16 +55,24 @@ def as_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def messages_to_chat(call: ChatCall, *, thoughts: bool = True) -> ChatCall:
+def _no_mark(_: Mapping[str, Any]) -> Json:
+    return {}
+
+
+def messages_to_chat(call: ChatCall, *, thoughts: bool = True, marks: bool = False) -> ChatCall:
     """The same request as a chat body; raises `UpstreamError` BAD_REQUEST.
 
     `thoughts` says whether the provider takes `reasoning_content` in a turn of the assistant
     (2026-11: Groq answers 400; DeepSeek and Moonshot want it back within a turn of tool calls).
+    `marks` whether it takes `cache_control`: text is in parts then, where one is marked.
     """
     asked = call.body
     body = {name: asked[name] for name in SAME_IN_CHAT if asked.get(name) is not None}
-    body["messages"] = _system(asked) + _chat_turns(asked, thoughts=thoughts)
-    tools = [tool for tool in map(_function, objects(asked.get("tools"))) if tool is not None]
+    mark = mark_of if marks else _no_mark
+    body["messages"] = _system(asked, mark) + _chat_turns(asked, mark, thoughts=thoughts)
+    body.update(mark(asked))
+    given = [(_function(tool), mark(tool)) for tool in objects(asked.get("tools"))]
+    tools = [{**tool, **marked} for tool, marked in given if tool is not None]
     if tools:
         body["tools"] = tools
         body.update(_function_choice(as_object(asked.get("tool_choice")), tools))
@@ -102,14 +113,26 @@ def _effort(asked: Mapping[str, Any]) -> str | None:
     return "low" if budget < 4_096 else "medium" if budget < 16_384 else "high"
 
 
-def _system(asked: Mapping[str, Any]) -> list[Json]:
+def _system(asked: Mapping[str, Any], mark: Mark) -> list[Json]:
     system = asked.get("system")
-    texts = [system] if isinstance(system, str) else [text_of([b]) for b in objects(system)]
-    text = "\n\n".join(text for text in texts if text and not text.startswith(AGENT_NOTE))
-    return [{"role": "system", "content": text}] if text else []
+    blocks = _text(system) if isinstance(system, str) else objects(system)
+    parts = [part for part in _texts(blocks, mark) if not part["text"].startswith(AGENT_NOTE)]
+    return [{"role": "system", "content": _plain(parts)}] if parts else []
 
 
-def _chat_turns(asked: Mapping[str, Any], *, thoughts: bool) -> list[Json]:
+def _texts(blocks: list[Json], mark: Mark) -> list[Json]:
+    """What blocks say, each as a part with its mark; the empty ones left out."""
+    said = [(text_of([block]), mark(block)) for block in blocks]
+    return [{"type": "text", "text": text, **marked} for text, marked in said if text]
+
+
+def _said(content: Any, mark: Mark) -> str | list[Json]:
+    """The text of a turn without media: parts if one of them is marked."""
+    parts = _texts(objects(content), mark)
+    return parts if is_marked(parts) else text_of(content)
+
+
+def _chat_turns(asked: Mapping[str, Any], mark: Mark, *, thoughts: bool) -> list[Json]:
     messages = objects(asked.get("messages"))
     spoken = [place for place, message in enumerate(messages) if _is_spoken(message)]
     loop = spoken[-1] if spoken else -1
@@ -117,11 +140,11 @@ def _chat_turns(asked: Mapping[str, Any], *, thoughts: bool) -> list[Json]:
     for place, message in enumerate(messages):
         where = f"messages[{place}]"
         if message.get("role") == "assistant":
-            turns.append(_chat_answer(message, thoughts=thoughts and place > loop))
+            turns.append(_chat_answer(message, mark, thoughts=thoughts and place > loop))
         elif message.get("role") == "system":
-            turns.append({"role": "system", "content": text_of(message.get("content"))})
+            turns.append({"role": "system", "content": _said(message.get("content"), mark)})
         else:
-            turns += _chat_user(message, where)
+            turns += _chat_user(message, where, mark)
     return turns
 
 
@@ -132,7 +155,7 @@ def _is_spoken(message: Mapping[str, Any]) -> bool:
     return message.get("role") == "user" and (not results or len(results) < len(blocks))
 
 
-def _chat_user(message: Mapping[str, Any], where: str) -> Iterator[Json]:
+def _chat_user(message: Mapping[str, Any], where: str, mark: Mark) -> Iterator[Json]:
     """Results first, as messages of their own, then what the user says and shows.
 
     OpenAI's tool messages are text: what a result shows follows as the user's.
@@ -145,27 +168,37 @@ def _chat_user(message: Mapping[str, Any], where: str) -> Iterator[Json]:
     for place, block in enumerate(objects(content)):
         inside = f"{where}.content[{place}]"
         if block.get("type") != "tool_result":
-            parts += _parts(block, inside)
+            parts += mark_last(_parts(block, inside), mark(block))
             continue
-        told = block.get("content")
-        if isinstance(told, str):
-            told = [{"type": "text", "text": told}]
-        shown = [part for inner in objects(told) for part in _parts(inner, f"{inside}.content")]
-        text = "\n\n".join(part["text"] for part in shown if part["type"] == "text")
-        media = [part for part in shown if part["type"] != "text"]
-        if block.get("is_error") is True and not text.lower().startswith("error"):
-            text = f"Error: {text}"
-        id = str(block.get("tool_use_id"))
-        yield {"role": "tool", "tool_call_id": id, "content": text or ("(below)" if media else "")}
+        result, media = _result(block, inside, mark)
+        yield result
         if media:
-            parts += [{"type": "text", "text": f"What {id} returned:"}, *media]
+            parts += [*_text(f"What {result['tool_call_id']} returned:"), *media]
     if parts:
         yield {"role": "user", "content": _plain(parts)}
 
 
+def _result(block: Mapping[str, Any], where: str, mark: Mark) -> tuple[Json, list[Json]]:
+    """A tool's result as a message, and what it shows beside its text.
+
+    It has one mark, whether that stood on it or within.
+    """
+    told = block.get("content")
+    inner = _text(told) if isinstance(told, str) else objects(told)
+    shown = [part for one in inner for part in _parts(one, f"{where}.content")]
+    text = "\n\n".join(part["text"] for part in shown if part["type"] == "text")
+    media = [part for part in shown if part["type"] != "text"]
+    if block.get("is_error") is True and not text.lower().startswith("error"):
+        text = f"Error: {text}"
+    text = text or ("(below)" if media else "")
+    marks = [found for one in (*inner, block) if (found := mark(one))]
+    said = [{"type": "text", "text": text, **marks[-1]}] if marks and text else text
+    return {"role": "tool", "tool_call_id": str(block.get("tool_use_id")), "content": said}, media
+
+
 def _plain(parts: list[Json]) -> str | list[Json]:
-    """Text alone as a string, which every provider takes."""
-    if all(part["type"] == "text" for part in parts):
+    """Text alone as a string, which every provider takes; it has no place for a mark."""
+    if all(part["type"] == "text" for part in parts) and not is_marked(parts):
         return "\n\n".join(part["text"] for part in parts)
     return parts
 
@@ -229,14 +262,11 @@ def _written(value: Any) -> str:
         raise cannot("messages", f"cannot be passed on: {error}") from error
 
 
-def _chat_answer(message: Mapping[str, Any], *, thoughts: bool) -> Json:
+def _chat_answer(message: Mapping[str, Any], mark: Mark, *, thoughts: bool) -> Json:
     content = message.get("content")
     blocks = objects(content)
-    text = (
-        content
-        if isinstance(content, str)
-        else text_of([block for block in blocks if block.get("type") == "text"])
-    )
+    texts = [block for block in blocks if block.get("type") == "text"]
+    text = content if isinstance(content, str) else _said(texts, mark)
     calls = [
         {
             "id": str(block.get("id")),
@@ -255,6 +285,8 @@ def _chat_answer(message: Mapping[str, Any], *, thoughts: bool) -> Json:
         turn["reasoning_content"] = thought
     if calls:
         turn["tool_calls"] = calls
+        for block in blocks:
+            turn.update(mark(block) if block.get("type") == "tool_use" else {})
     return turn
 
 
