@@ -20,7 +20,7 @@ up: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j2 $(SDK_INSTALLED)
-	$(RUN) -m pytest tests -n $(JOBS) --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest tests -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

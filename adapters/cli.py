@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -399,8 +400,7 @@ def _told(settings: Settings) -> dict[str, str]:
 
 
 async def _first(settings: Settings) -> FirstRun:
-    # Imported here: it brings every adapter along, and only this step needs it.
-    from adapters.container import Container  # noqa: PLC0415
+    from adapters.container import Container  # noqa: PLC0415 - brings every adapter along
 
     container = Container(settings=settings)
     parts = Parts(
@@ -508,7 +508,8 @@ def _guarded(run: Callable[[], None]) -> None:
 def main() -> None:
     """The `kyma` command."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     _guarded(app)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Any
 
 from kyma.calls import Fault
 from kyma.errors import Code
@@ -175,12 +176,12 @@ def _renamed(row: Traffic, model: str) -> Traffic:
 
 
 def _summed(rows: Iterable[Traffic]) -> list[Traffic]:
-    sums: dict[tuple[str, str], list[int]] = {}
+    sums: dict[tuple[str, str], list[Any]] = {}  # counts, and one sum of money
     for row in rows:
         so_far = sums.setdefault((row.model, row.provider), [0] * len(SUMS))
         for place, name in enumerate(SUMS):
             so_far[place] += getattr(row, name)
     return [
-        Traffic(model, provider, **dict(zip(SUMS, figures, strict=True)))  # type: ignore[arg-type]
+        Traffic(model, provider, **dict(zip(SUMS, figures, strict=True)))
         for (model, provider), figures in sorted(sums.items())
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 
@@ -20,6 +21,17 @@ from tests.servers import Servers, drop_database, fresh_database, fresh_redis, s
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=400)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+# Seven thousand tests and all that they import are a million objects. They stay to the end, and
+# looking through them for garbage again and again would take as long as many of the tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on what tests leave behind is garbage, and nothing that was there before."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,8 @@ def at(url: str, database: str) -> str:
 
 async def _create(servers: Servers, name: str, template: str | None = None) -> str:
     connection = await asyncpg.connect(servers.database_url)
-    copied = f' TEMPLATE "{template}"' if template else ""
+    # Copied as files: half the time of writing the copy to the log, page by page.
+    copied = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
     try:
         await connection.execute(f'CREATE DATABASE "{name}"{copied}')
     finally:

@@ -10,8 +10,8 @@ import asyncio
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -111,7 +111,7 @@ class SharedHealth:
             try:
                 async with self._redis.pubsub() as words:
                     await words.subscribe(self._channel)
-                    stored: dict[Any, Any] = await self._redis.hgetall(STORE)  # type: ignore[misc]
+                    stored = await cast("Awaitable[dict[Any, Any]]", self._redis.hgetall(STORE))
                     for key, state in stored.items():
                         name = key.decode() if isinstance(key, bytes) else key
                         self._health.setdefault(name, Health(**orjson.loads(state)))
