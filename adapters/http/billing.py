@@ -12,6 +12,7 @@ from quart import Blueprint, Response, request
 from adapters.http.amounts import amount_field, purchase
 from adapters.http.billing_view import (
     cards_json,
+    estimate_json,
     invoices_json,
     order_json,
     page_json,
@@ -19,6 +20,7 @@ from adapters.http.billing_view import (
 )
 from adapters.http.contract import Auth, Meter, Rate, Repeat, Tag, View, operation
 from adapters.http.parsing import client, json_object, optional_text, signed_in
+from adapters.http.schemas.shapes import text
 from kyma.errors import Code, Refusal
 from kyma.flows.credits import Credits
 from kyma.flows.throttle import Throttle
@@ -63,6 +65,7 @@ class Sales:
 def routes(parts: Parts) -> Blueprint:
     """The routes below /v1/billing."""
     blueprint = Blueprint("billing", __name__, url_prefix="/v1/billing")
+    _estimates(blueprint, parts)
     _orders(blueprint, parts)
     _cards(blueprint, parts)
     _top_up(blueprint, parts)
@@ -80,6 +83,29 @@ def open_shop(parts: Parts) -> Sales:
             "charged. Its operator can switch it on (docs/billing.md).",
         )
     return parts.sales
+
+
+def _estimates(blueprint: Blueprint, parts: Parts) -> None:
+    @blueprint.get("/estimate")
+    @operation(
+        id="estimateTaxes",
+        tag=Tag.CREDITS,
+        summary="What a purchase costs with taxes",
+        description="Reckoned for the address that your customer has at the payment processor. "
+        "Counts as a purchase begun, for the throttle; no tax where the operator collects none.",
+        auth=Auth.KEY,
+        scope=Scope.BILLING,
+        limiter=Rate.NONE,
+        meter=Meter.FREE,
+        errors=BEGUN,
+        query={"amount": text("US dollars, whole cents, from 5 to 10,000; needed.")},
+        answers={200: "Estimate"},
+    )
+    async def estimate() -> Response:
+        account = (await signed_in(parts.access)).account_id
+        shop, amount = open_shop(parts), amount_field(dict(request.args), "amount")
+        await shop.begin(account)
+        return _json(estimate_json(amount, await shop.credits.estimate(account, amount)))
 
 
 def _orders(blueprint: Blueprint, parts: Parts) -> None:

@@ -41,6 +41,17 @@ def order_json(known: KnownOrder) -> dict[str, Any]:
     }
 
 
+def estimate_json(amount: Usd, tax: Usd) -> dict[str, Any]:
+    """What a card would be charged for so much credit."""
+    return {
+        "object": "billing.estimate",
+        **money("amount", amount),
+        **money("tax", tax),
+        **money("total", Usd(amount + tax)),
+        "currency": "USD",
+    }
+
+
 def page_json(page: Checkout) -> dict[str, Any]:
     """A page to leave a card on."""
     return {"object": "billing.card_page", "url": page.url, "expires_at": page.expires_at}

@@ -113,6 +113,14 @@ class Credits:
             known = await self.returned(account_id, known.order.id)
         return _as_told(known)
 
+    async def estimate(self, account_id: str, amount: Usd) -> Usd:
+        """The taxes that a charge of the account's card would have on top now."""
+        check_purchase(amount)
+        order = Order(self._chance.id(), account_id, amount, Source.CARD, self._clock.now())
+        with asking():
+            _, customer = await self._till.customer(account_id)
+            return await self._processor.tax(order, customer)
+
     async def _open(
         self, account_id: str, customer: str, amount: Usd, source: Source, key: str | None
     ) -> tuple[KnownOrder, bool]:

@@ -65,6 +65,7 @@ async def deliver(place: Place, notice: Notice) -> Answer:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
+        ("GET", "/v1/billing/estimate?amount=5"),
         ("POST", "/v1/billing/checkout"),
         ("GET", "/v1/billing/checkout/" + "a" * 32),
         ("POST", "/v1/billing/charge"),
@@ -100,6 +101,20 @@ async def test_a_purchase_from_the_page_to_the_balance() -> None:
     balance = (await place.ask("GET", "/v1/credits/balance")).json()
     assert (balance["available"], balance["lifetime_purchased"]) == ("50.5", "50")
     assert (await place.ask("GET", "/v1/auth/me")).json()["tier"] == 2
+
+
+async def test_the_estimate_is_what_the_card_is_charged_and_books_nothing() -> None:
+    place = await a_shop()
+    processor(place).tax_percent = 8
+    await a_card(place)
+    told = fits(await place.ask("GET", "/v1/billing/estimate?amount=20.50"), "Estimate")
+    assert (told["amount"], told["tax"], told["total"]) == ("20.5", "1.64", "22.14")
+    assert processor(place).charges == 0
+    await place.ask("POST", "/v1/billing/charge", {"amount": "20.50"})
+    (payment,) = processor(place)._payments.values()
+    assert (payment.amount, payment.tax) == (usd("20.50"), usd("1.64"))
+    for wrong in ("", "?amount=4.99", "?amount=x", "?amount=-20"):
+        assert (await place.ask("GET", f"/v1/billing/estimate{wrong}")).status == 400
 
 
 async def test_the_page_leads_back_to_the_order() -> None:

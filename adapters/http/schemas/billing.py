@@ -65,6 +65,16 @@ SCHEMAS = {
         anyOf=HOW_MUCH,
         examples=[{"amount": "20.50"}],
     ),
+    "Estimate": record(
+        {
+            "object": text(const="billing.estimate"),
+            **_money("amount"),
+            **_money("tax"),
+            **_money("total"),
+            "currency": text(const="USD"),
+        },
+        description="What a card would be charged for so much credit.",
+    ),
     "Order": record(
         {
             "object": text(const="billing.order"),
