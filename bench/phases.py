@@ -36,7 +36,7 @@ class Plan:
     connections: tuple[int, ...]
     at_once: tuple[int, ...]
     soak: int
-    soak_limit_s: float = 200.0
+    soak_limit_s: float = 400.0
     soak_samples: int = 20
     model: str = "llama-3.3-70b"
 
