@@ -8,6 +8,9 @@ ARGS ?=
 JOBS ?= 2
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
+INSTALL := .venv/bin/uv pip install --require-hashes --no-deps --python
+INSTALL_SLOWLY := $(RUN) -m pip --disable-pip-version-check --no-input --python
+SLOWLY := install --require-hashes --no-deps -r
 SDK_SETS := current held-back
 SDK_INSTALLED := $(SDK_SETS:%=.venv-sdk/%/.installed)
 
@@ -32,8 +35,10 @@ bench: $(INSTALLED)
 	$(RUN) -m bench $(ARGS)
 
 # The stamp is written last: an install that was cut short is done again, and a virtualenv
-# without a working pip (cut short, or its Python is gone) is made anew.
-$(INSTALLED): requirements.lock
+# without a working pip (cut short, or its Python is gone) is made anew. uv installs in a tenth of
+# pip's time; where it cannot (no wheel for this machine, packages that only pip is told where to
+# find) pip does.
+$(INSTALLED): requirements.lock installer.lock
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "Kyma needs Python 3.11 or newer, and \`$(PYTHON)\` was not found. Install it (Debian, Ubuntu: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -43,8 +48,10 @@ $(INSTALLED): requirements.lock
 	@rm -f $@
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
 	  echo "Making .venv with $$($(PYTHON) -V)"; $(PYTHON) -m venv --clear .venv; }
-	@echo "Installing $$(grep -c '==' $<) pinned packages into .venv (once, about a minute)"
-	@$(RUN) -m pip install --disable-pip-version-check --no-input --require-hashes --no-deps -r $<
+	@echo "Installing $$(grep -c '==' $<) pinned packages into .venv (once, some seconds)"
+	@{ $(INSTALL_SLOWLY) $(RUN) $(SLOWLY) installer.lock --quiet --only-binary :all: && \
+	  $(INSTALL) $(RUN) -r $<; } || \
+	  { echo "uv could not; pip tries now (a minute or two)"; $(INSTALL_SLOWLY) $(RUN) $(SLOWLY) $<; }
 	@touch $@
 
 # The frameworks that drive a gateway in tests/sdk: apart from what Kyma runs on, and apart from
@@ -53,8 +60,8 @@ $(SDK_INSTALLED): .venv-sdk/%/.installed: tests/sdk/%.lock | $(INSTALLED)
 	@rm -f $@
 	@$(RUN) -m venv --clear --without-pip .venv-sdk/$*
 	@echo "Installing $$(grep -c '==' $<) pinned packages into .venv-sdk/$* (for make test, once)"
-	@$(RUN) -m pip --python .venv-sdk/$*/bin/python install --quiet --disable-pip-version-check \
-	  --no-input --no-compile --require-hashes --no-deps -r $<
+	@$(INSTALL) .venv-sdk/$*/bin/python --quiet -r $< || \
+	  $(INSTALL_SLOWLY) .venv-sdk/$*/bin/python $(SLOWLY) $< --quiet --no-compile
 	@touch $@
 
 lock:
@@ -63,6 +70,8 @@ lock:
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lock/bin/uv pip compile --quiet pyproject.toml --extra dev --universal --generate-hashes \
 	  --no-header --no-emit-index-url --no-annotate --python-version 3.11 $(ARGS) -o requirements.lock
+	echo uv | build/lock/bin/uv pip compile --quiet - --universal --generate-hashes \
+	  --no-header --no-emit-index-url --no-annotate --python-version 3.11 -o installer.lock
 	for set in $(SDK_SETS); do \
 	  build/lock/bin/uv pip compile --quiet --group sdk-$$set --universal --generate-hashes \
 	    --no-header --no-emit-index-url --no-annotate --python-version 3.11 $(ARGS) \
