@@ -17,7 +17,8 @@ BEYOND_ROUTES = {
 }
 """Codes that no operation declares, and why."""
 
-ROUTES = [*routes_of(gateway().quart)]
+GATEWAY = gateway()
+ROUTES = [*routes_of(GATEWAY.quart)]
 DECLARED = [route for route in ROUTES if route.operation is not None]
 
 
@@ -109,5 +110,5 @@ def test_what_charges_a_card_needs_a_key_with_the_scope_of_billing() -> None:
 @pytest.mark.parametrize("route", DECLARED, ids=lambda route: f"{route.method} {route.path}")
 async def test_a_declared_key_is_asked_for(route: Route) -> None:
     """Refused before anything is looked up: nothing behind this gateway is running."""
-    answer = await ask(gateway(), route.method, route.path.replace("<", "").replace(">", ""))
+    answer = await ask(GATEWAY, route.method, route.path.replace("<", "").replace(">", ""))
     assert (answer.status == 401) == (operation(route).auth is Auth.KEY)
