@@ -1,11 +1,11 @@
 # make up     start everything on this machine (Ctrl-C stops it, data stays in .kyma)
-# make test   the test-suite (JOBS=2)   make lint   style, types, import rules
+# make test   the test-suite (JOBS=3)   make lint   style, types, import rules
 # make bench  the load generator        make lock   renew the lock files
 # make clean  forget the virtualenv and caches; never the data
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
 INSTALL := .venv/bin/uv pip install --require-hashes --no-deps --python
