@@ -26,7 +26,8 @@ class Account:
     """A customer. All keys of an account share its balance and its limits.
 
     An address signs in to the one account that it is `bound` to; there may be others that
-    somebody opened with it and never showed to be its owner.
+    somebody opened with it and never showed to be its owner. `sent_by` is the account whose
+    invitation it was opened with; to be stored with a new one, and not read back.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Account:
     password_hash: str
     created_at: datetime
     bound: bool = True
+    sent_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,14 @@ def routes(parts: Parts) -> Blueprint:
     )
     async def register() -> Response:
         body = await json_object()
-        code = optional_text(body, "referral_code")
+        email, password = email_field(body), text_field(body, "password")
+        sent_by = await parts.newcomers.sender(email, optional_text(body, "referral_code"))
         welcome = await parts.access.register(
-            email_field(body), text_field(body, "password"), client(), id=g.made_id
+            email, password, client(), id=g.made_id, sent_by=sent_by
         )
-        referred = await parts.newcomers.greet(welcome, code)
+        await parts.newcomers.greet(welcome)
         await parts.ways.links.greet(welcome)
-        return _json(welcome_json(welcome, referred=referred))
+        return _json(welcome_json(welcome, referred=bool(sent_by)))
 
     @blueprint.post("/auth/login")
     @operation(

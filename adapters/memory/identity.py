@@ -27,7 +27,6 @@ from kyma.identity import (
     Taken,
 )
 from kyma.keys import UNRESTRICTED
-from kyma.ledger import Balance
 from kyma.money import ZERO, Usd
 
 DAY = timedelta(days=1)
@@ -358,12 +357,9 @@ class MemoryIdentities:
         taken = (identity.issuer, identity.subject) in ways.identities
         if taken or ways.bound_to(account.email) is not None:
             return False
-        ways.store.accounts[account.id] = account
-        ways.store.balances[account.id] = Balance()
+        ways.store.open_account(account, bonus)
         ways.attach(identity, account.id)
         ways.store.proven.add(account.id)
-        if bonus:
-            ways.store.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
         return True
 
     async def attach(self, identity: Identity, account_id: str) -> bool:

@@ -18,8 +18,6 @@ class MemoryReferrals:
 
     store: MemoryStore
     codes: dict[str, str] = field(default_factory=dict)
-    referrals: dict[str, Referral] = field(default_factory=dict)
-    counted: dict[str, datetime] = field(default_factory=dict)
     voided: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     async def code(self, account_id: str, proposed: str) -> str | None:
@@ -33,34 +31,27 @@ class MemoryReferrals:
         found = next((owner for owner, own in self.codes.items() if own == code), None)
         return None if found is None else Referrer(found, self.store.accounts[found].email)
 
-    async def add(self, id: str, referrer_id: str, referred_id: str) -> bool:
-        """One referrer each."""
-        if any(known.referred_id == referred_id for known in self.referrals.values()):
-            return False
-        now = self.store.now()
-        self.referrals[id] = Referral(id, referrer_id, referred_id, State.PENDING, now)
-        self.counted[id] = now
-        return True
-
     async def made_by(self, account_id: str, limit: int = 100) -> Sequence[Referral]:
         """Newest first."""
-        own = [known for known in self.referrals.values() if known.referrer_id == account_id]
+        own = [known for known in self.store.referrals.values() if known.referrer_id == account_id]
         own.sort(key=lambda known: (known.created_at, known.id), reverse=True)
         return own[:limit]
 
     async def tally(self, account_id: str) -> Tally:
         """By state."""
         states = [
-            known.state for known in self.referrals.values() if known.referrer_id == account_id
+            known.state
+            for known in self.store.referrals.values()
+            if known.referrer_id == account_id
         ]
         return Tally(*(states.count(state) for state in State))
 
     async def void(self, id: str, operator: str, reason: str) -> bool:
         """Only a pending one."""
-        known = self.referrals.get(id)
+        known = self.store.referrals.get(id)
         if known is None or known.state is not State.PENDING:
             return False
-        self.referrals[id] = replace(known, state=State.VOID)
+        self.store.referrals[id] = replace(known, state=State.VOID)
         self.voided[id] = (operator, reason)
         return True
 
@@ -69,11 +60,11 @@ class MemoryReferrals:
         now = self.store.now()
         due = [
             known
-            for known in self.referrals.values()
+            for known in self.store.referrals.values()
             if known.state is State.PENDING
-            and self.counted[known.id] < now - timedelta(seconds=every_s)
+            and self.store.counted[known.id] < now - timedelta(seconds=every_s)
         ]
-        due.sort(key=lambda known: self.counted[known.id])
+        due.sort(key=lambda known: self.store.counted[known.id])
         for known in due[:limit]:
             self._count(known, needed, now - timedelta(seconds=lag_s))
         return len(due[:limit])
@@ -88,22 +79,22 @@ class MemoryReferrals:
             for record in store.records
             if record.account_id == known.referred_id
         ]
-        since = self.counted[known.id]
+        since = self.store.counted[known.id]
         new = [(at, tokens) for at, tokens in used if at >= since]
         if new:
             until = min(until, min(at for at, _ in new) + AT_ONCE)
         total = known.tokens + sum(tokens for at, tokens in new if at < until)
-        self.counted[known.id] = until
+        self.store.counted[known.id] = until
         known = replace(known, tokens=total)
         if total >= needed and known.referred_id in store.proven:
             known = replace(known, state=State.VERIFIED, verified_at=store.now())
-        self.referrals[known.id] = known
+        self.store.referrals[known.id] = known
 
     async def unpaid(self, limit: int = 100) -> Sequence[Referral]:
         """Oldest first."""
         found = [
             known
-            for known in self.referrals.values()
+            for known in self.store.referrals.values()
             if known.verified_at is not None and known.paid_at is None
         ]
         found.sort(key=lambda known: known.verified_at or known.created_at)
@@ -111,6 +102,6 @@ class MemoryReferrals:
 
     async def paid(self, id: str) -> None:
         """Once."""
-        known = self.referrals[id]
+        known = self.store.referrals[id]
         if known.verified_at is not None and known.paid_at is None:
-            self.referrals[id] = replace(known, paid_at=self.store.now())
+            self.store.referrals[id] = replace(known, paid_at=self.store.now())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from uuid import uuid4
 
 from kyma import ledger as rules
 from kyma.accounts import Account, Key, Operator, Session
@@ -24,6 +25,7 @@ from kyma.ledger import (
 )
 from kyma.money import ZERO, Usd
 from kyma.ports.storage import Held, Principal, Resolved
+from kyma.referrals import Referral, State
 from kyma.tiers import Override, Standing
 from kyma.usage import UsageRecord
 
@@ -56,7 +58,22 @@ class MemoryStore:
     """Open holds that count against a cap."""
 
     key_months: dict[tuple[str, date], KeyMonth] = field(default_factory=dict)
+    referrals: dict[str, Referral] = field(default_factory=dict)
+    counted: dict[str, datetime] = field(default_factory=dict)
+    """Until when what a referral's new account used is in its figure."""
+
     serial: int = 0
+
+    def open_account(self, account: Account, bonus: Usd) -> None:
+        """A new account with its balance, who sent it and the sign-up credit."""
+        self.accounts[account.id] = account
+        self.balances[account.id] = Balance()
+        if account.sent_by:
+            id, now = uuid4().hex, self.now()
+            self.referrals[id] = Referral(id, account.sent_by, account.id, State.PENDING, now)
+            self.counted[id] = now
+        if bonus:
+            self.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
 
     def book(self, entry: Entry) -> None:
         """Append an entry and move the balance with it."""
@@ -361,12 +378,9 @@ class MemoryAccounts:
             return False
         if account.id in store.accounts:
             return False
-        store.accounts[account.id] = account
-        store.balances[account.id] = Balance()
+        store.open_account(account, bonus)
         store.keys[key.id] = key
         store.sessions[session.digest] = session
-        if bonus:
-            store.book(rules.grant(account.id, account.id, bonus, "sign-up credit"))
         return True
 
     async def by_email(self, email: str) -> Account | None:

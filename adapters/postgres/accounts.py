@@ -78,6 +78,10 @@ MAX_LOOK_UPS = 200
 
 
 SIGN_UP_CREDIT = text("SELECT ledger_credit(:id, 'grant', :id, :bonus, 'sign-up credit', '')")
+ADD_REFERRAL = text(
+    "INSERT INTO referrals (id, referrer_id, referred_id)"
+    " VALUES (gen_random_uuid(), :referrer, :referred)"
+)
 CHANGES = text(
     "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
     " WHERE changed_at > now() - interval '15 seconds'"
@@ -310,7 +314,15 @@ async def add_account(
     if bonus:
         # The account's own id names the grant: it can never be given twice.
         await connection.execute(SIGN_UP_CREDIT, {"id": account.id, "bonus": bonus})
+    await add_referral(connection, account)
     return True
+
+
+async def add_referral(connection: AsyncConnection, account: Account) -> None:
+    """Note who sent a new account, if somebody did, in the transaction that makes it."""
+    if account.sent_by:
+        named = {"referrer": account.sent_by, "referred": account.id}
+        await connection.execute(ADD_REFERRAL, named)
 
 
 _TEXT = accounts.c.email.type

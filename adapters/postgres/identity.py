@@ -12,7 +12,7 @@ from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres import identity_sql as sql
-from adapters.postgres.accounts import add_account
+from adapters.postgres.accounts import add_account, add_referral
 from adapters.postgres.units import PostgresUnits
 from kyma.accounts import Account, Key, Session
 from kyma.identity import (
@@ -262,6 +262,7 @@ class PostgresIdentities:
                     return False
                 await connection.execute(sql.ADD_BALANCE, {"account": account.id})
                 await _attach(connection, identity, account.id)
+                await add_referral(connection, account)
                 if bonus:
                     await _give(connection, account.id, bonus)
             return True

@@ -21,12 +21,6 @@ OWNER = text(
     JOIN accounts a ON a.id = c.account_id WHERE c.code = :code
     """
 )
-ADD = text(
-    """
-    INSERT INTO referrals (id, referrer_id, referred_id) VALUES (:id, :referrer, :referred)
-    ON CONFLICT (referred_id) DO NOTHING
-    """
-)
 SELECT = """
     SELECT id::text AS id, referrer_id::text AS referrer_id, referred_id::text AS referred_id,
            state, created_at, tokens, verified_at, paid_at
@@ -106,12 +100,6 @@ class PostgresReferrals:
         async with self._units.unit() as connection:
             row = (await connection.execute(OWNER, {"code": code})).first()
         return None if row is None else Referrer(_hex(row.id), row.email)
-
-    async def add(self, id: str, referrer_id: str, referred_id: str) -> bool:
-        """The unique index decides."""
-        values = {"id": id, "referrer": referrer_id, "referred": referred_id}
-        async with self._units.unit() as connection:
-            return (await connection.execute(ADD, values)).rowcount == 1
 
     async def made_by(self, account_id: str, limit: int = 100) -> Sequence[Referral]:
         """Newest first."""

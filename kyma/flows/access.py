@@ -122,15 +122,17 @@ class Access:
         client: Client = NOBODY,
         bonus: Usd = SIGN_UP_CREDIT,
         id: str = "",
+        sent_by: str = "",
     ) -> Welcome:
         """A new account with its first key, a session and the sign-up credit.
 
         `id` is the request's own, under which it makes one account however often it is worked on.
+        `sent_by` is the account that invited it.
         """
         email = _normal(email)
         await self.count_registration(email, client)
         new = await self.prepare(email, password, client, id)
-        account = replace(new.account, bound=not self._confirms)
+        account = replace(new.account, bound=not self._confirms, sent_by=sent_by)
         credit = ZERO if self._confirms else bonus
         try:
             created = await self._accounts.register(account, new.key, new.session, credit)

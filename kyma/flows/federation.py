@@ -178,10 +178,13 @@ class Federation:
         if await self._accounts.by_email(identity.email) is not None:
             return await self._offer(identity)
         await self._access.count_registration(identity.email, client)
-        new = Account(self._chance.id(), identity.email, NO_PASSWORD, self._clock.now())
+        sent_by = await self._newcomers.sender(identity.email, referral_code)
+        new = Account(
+            self._chance.id(), identity.email, NO_PASSWORD, self._clock.now(), sent_by=sent_by
+        )
         if await self._identities.register(new, identity, SIGN_UP_CREDIT):
             token = await self._access.open_session(new.id, client)
-            await self._newcomers.greet(Welcome(new, None, token), referral_code)
+            await self._newcomers.greet(Welcome(new, None, token))
             return Arrival(new.email, token, is_new=True)
         known = await self._identities.account_of(identity.issuer, identity.subject)
         if known is not None:  # opened by the same person in another window, just now

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from kyma.accounts import Account
 from kyma.errors import Code, Refusal
@@ -233,17 +234,19 @@ class MailLinks:
         check_password(password)
         link = await self.find(token, LinkKind.SIGN_UP)
         await self._access.count_registration(link.email, client)
+        sent_by = await self._newcomers.sender(link.email, referral_code)
         new = await self._access.prepare(link.email, password, client)
+        account = replace(new.account, sent_by=sent_by)
         try:
             opened = await self._links.open_account(
-                self._digests.digest(token), new.account, new.key, new.session, SIGN_UP_CREDIT
+                self._digests.digest(token), account, new.key, new.session, SIGN_UP_CREDIT
             )
         except StorageUnavailable as error:
             raise unavailable() from error
         if not opened:
             raise useless_link()
-        welcome = Welcome(new.account, new.api_key, new.session_token)
-        await self._newcomers.greet(welcome, referral_code)
+        welcome = Welcome(account, new.api_key, new.session_token)
+        await self._newcomers.greet(welcome)
         return welcome
 
     async def _send_sign_up(self, email: str, referral_code: str) -> None:

@@ -83,19 +83,16 @@ class Referrals:
                 return code
         raise StorageUnavailable("no referral code was free")
 
-    async def attach(self, account_id: str, email: str, code: str) -> bool:
-        """Remember who sent a new account; False if nobody is known to have.
+    async def sender(self, email: str, code: str) -> str:
+        """Whose code brings this address here; empty for nobody's.
 
-        A code that nobody has, one's own, or that of another address of the same mailbox makes
-        no referral, and neither does a second one.
+        A code that nobody has, or that of another address of the same mailbox, brings nobody.
         """
         wanted = code_of(code)
         referrer = None if wanted is None else await self._book.owner(wanted)
-        if referrer is None or referrer.account_id == account_id:
-            return False
-        if same_mailbox(referrer.email, email):
-            return False
-        return await self._book.add(self._chance.id(), referrer.account_id, account_id)
+        if referrer is None or same_mailbox(referrer.email, email):
+            return ""
+        return referrer.account_id
 
     async def sent(self, account_id: str) -> Sequence[Referral]:
         """Those an account sent, newest first, for an operator."""

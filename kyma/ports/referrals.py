@@ -19,10 +19,6 @@ class ReferralBook(Protocol):
         """Whose code this is."""
         ...
 
-    async def add(self, id: str, referrer_id: str, referred_id: str) -> bool:
-        """Begin a referral; False if the referred account has a referrer already."""
-        ...
-
     async def made_by(self, account_id: str, limit: int = 100) -> Sequence[Referral]:
         """Those an account sent, newest first."""
         ...

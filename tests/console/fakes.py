@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
@@ -77,8 +77,8 @@ class World:
             LostLetters(self.mails, self.bell),
         )
 
-    async def customer(self, email: str, deposits: str = "0") -> Account:
-        account = an_account(email)
+    async def customer(self, email: str, deposits: str = "0", sent_by: str = "") -> Account:
+        account = replace(an_account(email), sent_by=sent_by)
         assert await self.accounts.register(account, a_key(account), a_session(account), ZERO)
         if usd(deposits):
             await self.ledger.deposit(new_id(), account.id, usd(deposits), "card")

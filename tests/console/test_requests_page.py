@@ -173,9 +173,8 @@ def test_more_requests_than_a_page_holds_are_counted(world: World) -> None:
 
 def sent_by(world: World, customer: Account) -> str:
     """A pending referral of a customer; the referred account."""
-    referred = asyncio.run(world.customer(f"{new_id()[:8]}@example.com")).id
-    asyncio.run(world.referral_book.add(new_id(), customer.id, referred))
-    return referred
+    email = f"{new_id()[:8]}@example.com"
+    return asyncio.run(world.customer(email, sent_by=customer.id)).id
 
 
 def test_a_referral_can_be_voided_once_and_with_a_reason(world: World) -> None:
@@ -191,7 +190,7 @@ def test_a_referral_can_be_voided_once_and_with_a_reason(world: World) -> None:
     app.run()
     assert not app.exception
     assert said(app.success) == [f"The referral of account {referred} is void."]
-    (referral,) = world.referral_book.referrals.values()
+    (referral,) = world.store.referrals.values()
     assert referral.state is Referred.VOID
     assert list(world.referral_book.voided.values()) == [(OPERATOR, "bot")]
     assert "Void" not in [button.label for button in app.button]

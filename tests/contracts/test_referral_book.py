@@ -21,7 +21,9 @@ from adapters.postgres.identity import PostgresIdentities
 from adapters.postgres.ledger import PostgresLedger
 from adapters.postgres.referrals import PostgresReferrals
 from adapters.postgres.units import PostgresUnits
+from kyma.accounts import Account
 from kyma.flows.referrals import Referrals, Rewards
+from kyma.identity import Identity
 from kyma.ledger import Kind, Outcome, Resolution
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.identity import Identities
@@ -45,9 +47,14 @@ class Book:
     pass_time: Callable[[float], Awaitable[None]]
 
     async def account(
-        self, email: str | None = None, *, bound: bool = True, proven: bool = True
+        self,
+        email: str | None = None,
+        *,
+        bound: bool = True,
+        proven: bool = True,
+        sent_by: str = "",
     ) -> str:
-        account = replace(an_account(email), bound=bound)
+        account = replace(an_account(email), bound=bound, sent_by=sent_by)
         assert await self.accounts.register(account, a_key(account), a_session(account), usd("9"))
         if proven:
             assert await self.identities.prove(account.id, account.email, ZERO)
@@ -55,9 +62,11 @@ class Book:
 
     async def referral(self) -> tuple[str, str, str]:
         """Id, referrer, referred."""
-        id, referrer, referred = new_id(), await self.account(), await self.account()
-        assert await self.referrals.add(id, referrer, referred) is True
-        return id, referrer, referred
+        referrer = await self.account()
+        referred = await self.account(sent_by=referrer)
+        (made,) = await self.referrals.made_by(referrer)
+        assert (made.referrer_id, made.referred_id) == (referrer, referred)
+        return made.id, referrer, referred
 
     async def use(self, account_id: str, tokens: int) -> None:
         """A served request of so many tokens, spread over every bucket."""
@@ -152,31 +161,40 @@ async def test_a_code_leads_to_its_owner(book: Book) -> None:
     assert await book.referrals.owner("bbbbbbbbbb") is None
 
 
-async def test_an_account_has_one_referrer_for_ever(book: Book) -> None:
-    id, referrer, referred = await book.referral()
-    other = await book.account()
-    assert await book.referrals.add(new_id(), other, referred) is False
+@pytest.mark.parametrize("way", ["by password", "by a sign-in service"])
+async def test_a_referral_is_made_with_the_account_or_not_at_all(book: Book, way: str) -> None:
+    referrer = await book.account()
+    taken = an_account("ada@example.com")
+    assert await book.accounts.register(taken, a_key(taken), a_session(taken), ZERO)
+    late = replace(an_account("ada@example.com"), sent_by=referrer)
+    account = replace(an_account("grace@example.com"), sent_by=referrer)
+
+    async def register(new: Account) -> bool:
+        if way == "by password":
+            return await book.accounts.register(new, a_key(new), a_session(new), ZERO)
+        known = Identity("https://id.example.com", new.id, new.email)
+        return await book.identities.register(new, known, ZERO)
+
+    assert await register(late) is False
+    assert await book.referrals.tally(referrer) == Tally()
+    assert await register(account) is True
+    (made,) = await book.referrals.made_by(referrer)
+    assert (made.referred_id, made.state) == (account.id, State.PENDING)
+
+
+async def test_a_voided_referral_stays_the_accounts_only_one(book: Book) -> None:
+    id, referrer, _ = await book.referral()
     assert await book.referrals.void(id, "olga", "a bot") is True
-    assert await book.referrals.add(new_id(), other, referred) is False
     assert await book.referrals.tally(referrer) == Tally(void=1)
 
 
-async def test_of_many_referrers_at_once_one_counts(book: Book) -> None:
-    referred, others = await book.account(), [await book.account() for _ in range(5)]
-    added = await asyncio.gather(
-        *(book.referrals.add(new_id(), other, referred) for other in others)
-    )
-    assert sorted(added) == [False] * 4 + [True]
-
-
 async def test_an_account_sees_those_it_sent_newest_first(book: Book) -> None:
-    referrer = await book.account()
-    ids = [new_id() for _ in range(3)]
-    for id in ids:
-        assert await book.referrals.add(id, referrer, await book.account())
+    referrer, sent = await book.account(), []
+    for _ in range(3):
+        sent.append(await book.account(sent_by=referrer))
         await book.pass_time(1)
     found = await book.referrals.made_by(referrer)
-    assert [referral.id for referral in found] == ids[::-1]
+    assert [referral.referred_id for referral in found] == sent[::-1]
     assert {referral.state for referral in found} == {State.PENDING}
     assert len(await book.referrals.made_by(referrer, limit=2)) == 2
     assert await book.referrals.made_by(await book.account()) == []
@@ -255,8 +273,7 @@ async def test_an_address_that_nobody_has_confirmed_verifies_nothing_until_someb
 ) -> None:
     """Signing in to an account by its address is not yet to read its mail."""
     referrer = await book.account()
-    referred = await book.account("ada@example.com", bound=bound, proven=False)
-    await book.referrals.add(new_id(), referrer, referred)
+    referred = await book.account("ada@example.com", bound=bound, proven=False, sent_by=referrer)
     await book.use(referred, TOKENS_TO_VERIFY)
     await book.pass_time(HOUR_S)
     await book.count()
@@ -339,10 +356,7 @@ async def test_ones_own_code_and_another_spelling_of_oneself_refer_nobody(book: 
     flow = Referrals(book.referrals, MemoryChance())
     ada = await book.account("ada.lovelace@gmail.com")
     code = (await flow.mine(ada)).code
-    tagged = await book.account("adalovelace+2@googlemail.com")
-    grace = await book.account("grace@example.com")
-    assert await flow.attach(ada, "ada.lovelace@gmail.com", code) is False
-    assert await flow.attach(tagged, "adalovelace+2@googlemail.com", code) is False
-    assert await flow.attach(grace, "grace@example.com", code) is True
-    assert await flow.attach(grace, "grace@example.com", code) is False
-    assert (await flow.mine(ada)).tally == Tally(pending=1)
+    assert await flow.sender("ada.lovelace@gmail.com", code) == ""
+    assert await flow.sender("adalovelace+2@googlemail.com", code) == ""
+    assert await flow.sender("grace@example.com", "0123456789") == ""
+    assert await flow.sender("grace@example.com", f" {code.upper()} ") == ada

@@ -262,10 +262,9 @@ async def test_both_sides_of_a_referral_are_rewarded_once_wherever_the_worker_di
         hall = Hall()
         book = MemoryReferrals(hall.store)
         ana = (await hall.customer()).account.id
-        new = await hall.customer("bob@example.com")
+        new = await hall.customer("bob@example.com", sent_by=ana)
         await hall.prove(new)
         bob = new.account.id
-        assert await book.add(new_id(), ana, bob)
         await hall.ledger.hold(hold := new_id(), bob, Usd(10), 60)
         record = a_record(bob, hold, usage=Usage(input=TOKENS_TO_VERIFY))
         await hall.ledger.resolve(Resolution(hold, Kind.SETTLE, Usd(1), ZERO), record)

@@ -207,7 +207,7 @@ async def test_where_addresses_are_confirmed_first_the_credit_comes_with_the_pro
 async def test_the_welcome_comes_once_the_address_is_confirmed_and_names_the_credit() -> None:
     hall = Hall(confirms=True)
     ana = await hall.customer()
-    assert await hall.newcomers.greet(ana, None) is False
+    await hall.newcomers.greet(ana)
     await hall.links.greet(ana)
     assert hall.letters() == ["ana@example.com"]
     await hall.links.verify(hall.mailed(Letter.VERIFY)[1], "secret-1")
@@ -228,7 +228,7 @@ async def test_registering_asks_as_much_of_the_storage_whether_or_not_the_addres
     for email in ("ana@example.com", "free@example.com"):
         life.touched = 0
         welcome = await hall.customer(email)
-        await hall.newcomers.greet(welcome, None)
+        await hall.newcomers.greet(welcome)
         assert await hall.links.greet(welcome)
         touched[welcome.is_taken] = life.touched
     assert touched[True] == touched[False] >= 5

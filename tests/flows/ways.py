@@ -105,8 +105,8 @@ class Hall:
             self.access, newcomers, self.digests, self.invalidations, self.clock, self.chance,
         )  # fmt: skip
 
-    async def customer(self, email: str = "ana@example.com") -> Welcome:
-        return await self.access.register(email, "secret-1")
+    async def customer(self, email: str = "ana@example.com", *, sent_by: str = "") -> Welcome:
+        return await self.access.register(email, "secret-1", sent_by=sent_by)
 
     async def prove(self, welcome: Welcome) -> None:
         """Its owner reads mail at the address."""
