@@ -7,6 +7,7 @@ is on for every socket (asyncio and uvloop set it).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import aiohttp
 from kyma.calls import Fault, UpstreamError
 
 ERROR_BODY_LIMIT = 64 * 1024
+TICK_S = 0.05
+"""A timer may fire early by the clock's grain; less than this is no time for another try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,10 @@ class Transport:
         self, url: str, headers: dict[str, str], body: bytes, left_s: float
     ) -> tuple[int, bytes, str | None]:
         """Status, whole body and Retry-After; `left_s` is all the time there is."""
-        is_ours = left_s < self._timeouts.answer_s
-        left_s = min(left_s, self._timeouts.answer_s)
+        end_by = asyncio.get_running_loop().time() + left_s
         timeout = aiohttp.ClientTimeout(
-            total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
+            total=min(left_s, self._timeouts.answer_s),
+            sock_connect=min(self._timeouts.connect_s, left_s),
         )
         try:
             async with self._open().post(
@@ -63,7 +66,7 @@ class Transport:
             ) as response:
                 return response.status, await response.read(), response.headers.get("Retry-After")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error, is_ours=is_ours) from error
+            raise classified(error, end_by) from error
 
     async def get(self, url: str, headers: dict[str, str], left_s: float) -> int:
         """The status of a GET; its body is read no further than its beginning."""
@@ -95,8 +98,7 @@ class Transport:
                     url, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            is_ours = left_s < self._timeouts.first_byte_s
-            raise classified(error, is_ours=is_ours) from error
+            raise classified(error, now + left_s) from error
         stream = Stream(response, first_by, self._timeouts.chunk_s, now + left_s)
         try:
             yield stream
@@ -159,8 +161,7 @@ class Stream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if self._late is not None:
                 raise self._late from error
-            is_ours = first and self._first_by >= self._end_by
-            raise classified(error, is_ours=is_ours) from error
+            raise classified(error, self._end_by) from error
         finally:
             self._waiting_since = None
 
@@ -187,10 +188,15 @@ class Stream:
         self._response.close()
 
 
-def classified(error: BaseException, *, is_ours: bool = False) -> UpstreamError:
-    """What a socket's failure means for routing; `is_ours` says whose limit a timeout was."""
+def classified(error: BaseException, end_by: float = math.inf) -> UpstreamError:
+    """What a socket's failure means for routing.
+
+    A timeout is the provider's, who was too slow to connect, to begin or to go on, unless the
+    request itself has no time left: `end_by` is when its time ends, on the running loop's clock.
+    """
     name = type(error).__name__
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientConnectorError):
-        fault = Fault.OVERDUE if is_ours else Fault.TIMEOUT
+        is_over = asyncio.get_running_loop().time() >= end_by - TICK_S
+        fault = Fault.OVERDUE if is_over else Fault.TIMEOUT
         return UpstreamError(fault, f"no answer in time ({name})")
     return UpstreamError(Fault.BROKEN, f"{name}: {error}"[:300])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -133,3 +134,47 @@ async def test_each_of_two_choices_must_say_why_it_ended(ends: list[int], comple
         else:
             with pytest.raises(UpstreamError, match="before the answer was complete"):
                 [chunk async for chunk in chunks]
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port that answers no attempt to connect: its queue is full and nobody accepts."""
+    with ExitStack() as open_ones:
+        listener = open_ones.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):
+            waiting = open_ones.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        yield address[1]
+
+
+async def ask(transport: Transport, url: str, left_s: float, *, is_stream: bool) -> None:
+    if not is_stream:
+        await transport.post(url, {}, b"{}", left_s)
+        return
+    async with transport.stream(url, {}, b"{}", left_s):
+        pass
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("connect_s", "left_s", "fault"),
+    [(0.3, 3.0, Fault.TIMEOUT), (2.0, 0.4, Fault.OVERDUE)],
+    ids=["the provider does not connect", "the request has no time left"],
+)
+async def test_whose_limit_a_late_connection_was_is_told_by_the_time_that_is_left(
+    is_stream: bool, connect_s: float, left_s: float, fault: Fault
+) -> None:
+    """With less time left than a whole answer may take, as any request late in its fallbacks."""
+    transport = Transport(Timeouts(connect_s, first_byte_s=60, chunk_s=60, answer_s=300))
+    began = time.monotonic()
+    with black_hole() as port:
+        url = f"http://127.0.0.1:{port}/chat/completions"
+        with pytest.raises(UpstreamError) as raised:
+            await ask(transport, url, left_s, is_stream=is_stream)
+    assert raised.value.fault is fault
+    assert time.monotonic() - began < 2.0
+    await transport.close()
