@@ -15,16 +15,14 @@ import os
 import secrets
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
-from rich.console import Console
 
 from adapters.doctor import (
     PEPPER_LENGTH,
@@ -34,7 +32,14 @@ from adapters.doctor import (
 )
 from adapters.embedded import postgres
 from adapters.embedded import redis as embedded_redis
-from adapters.embedded.first_run import FirstRun, Parts, first_run, read_secrets, write_secrets
+from adapters.embedded.first_run import (
+    FirstRun,
+    Parts,
+    first_run,
+    forget_password,
+    read_secrets,
+    write_secrets,
+)
 from adapters.embedded.processes import (
     Child,
     Server,
@@ -48,7 +53,9 @@ from adapters.embedded.processes import (
     remembered_port,
     unprivileged,
 )
+from adapters.embedded.screen import Screen, find_model, local, tell
 from adapters.settings import ROOT, Settings, child_environment
+from kyma.errors import Refusal
 
 ROOT_DATA = Path("/var/lib/kyma")
 
@@ -58,27 +65,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they can show local variables, and those hold secrets
     help="Run Kyma on this machine.",
 )
-
-
-class Screen:
-    """Progress for a person: a spinner on a terminal, plain lines in a log."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-
-    def say(self, text: str) -> None:
-        """One line, as it is: no markup, no wrapping (it may be copied)."""
-        self._console.print(text, markup=False)
-
-    @asynccontextmanager
-    async def step(self, title: str) -> AsyncIterator[list[str]]:
-        """A step with its duration; what is appended to the list is told beside it."""
-        notes: list[str] = []
-        began = time.monotonic()
-        with self._console.status(title):
-            yield notes
-        took = f"({time.monotonic() - began:.1f} s)"
-        self.say(" ".join(["✓", title, *notes, took]))
 
 
 # --- up ---------------------------------------------------------------------------------
@@ -231,7 +217,9 @@ class _Machine:
         async with self._screen.step("first account, key and operator"):
             first = await _first(self._settings)
         await self._processes()
-        _tell(self._settings, first, self._screen)
+        model = await asyncio.to_thread(find_model, self._settings)
+        tell(self._settings, first, model, self._screen)
+        forget_password(self._settings.data_dir)
 
     def _log(self, name: str) -> Path | None:
         return self._settings.data_dir / "logs" / f"{name}.log" if self._to_files else None
@@ -276,7 +264,7 @@ class _Machine:
 
     async def _processes(self) -> None:
         settings = self._settings
-        host = _local(settings.host)
+        host = local(settings.host)
         shared = ["--reuse-port"] if settings.processes > 1 else []
         serving = [
             replace(
@@ -362,6 +350,11 @@ def _with_pepper(settings: Settings) -> Settings:
 def _with_ports(settings: Settings) -> Settings:
     """See that both ports are free before anything starts; 0 means any."""
     chosen = {}
+    if settings.port and settings.port == settings.console_port:
+        raise StartError(
+            f"KYMA_PORT and KYMA_CONSOLE_PORT are both {settings.port}: the HTTP server and the "
+            "console need a port each."
+        )
     for field, what, host in (
         ("port", "the HTTP server", settings.host),
         ("console_port", "the console", "127.0.0.1"),
@@ -417,40 +410,6 @@ async def _first(settings: Settings) -> FirstRun:
         await container.units().close()
 
 
-def _local(host: str) -> str:
-    """Where we ourselves reach a server that listens on `host`."""
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 compared with, not bound to
-    return everywhere.get(host, host)
-
-
-def curl_line(base_url: str, api_key: str) -> str:
-    """A first request, to be pasted into a shell as it is."""
-    body = '{"model":"best","messages":[{"role":"user","content":"Say hello."}]}'
-    return (
-        f"curl -sS {base_url}/chat/completions -H 'Authorization: Bearer {api_key}' "
-        f"-H 'Content-Type: application/json' -d '{body}'"
-    )
-
-
-def _tell(settings: Settings, first: FirstRun, screen: Screen) -> None:
-    base = settings.public_url.rstrip("/") or f"http://{_local(settings.host)}:{settings.port}"
-    rows = {
-        "Base URL": f"{base}/v1",
-        "API key": first.api_key,
-        "Console": f"http://127.0.0.1:{settings.console_port}",
-        "Operator": first.operator_name,
-    }
-    if first.operator_password:
-        rows["Password"] = f"{first.operator_password}  (shown only this once)"
-    rows["Data, logs"] = str(settings.data_dir)
-    screen.say("")
-    for name, value in rows.items():
-        screen.say(f"  {name:<11} {value}")
-    screen.say("\nTry it:\n")
-    screen.say(curl_line(f"{base}/v1", first.api_key))
-    screen.say("\nCtrl-C stops everything; the data stays.")
-
-
 # --- migrate ----------------------------------------------------------------------------
 
 
@@ -463,6 +422,36 @@ def migrate() -> None:
             "No database: set KYMA_DATABASE_URL, or run `make up` for an embedded one."
         )
     Screen().say(f"✓ migrations {migrate_to_head(url)}")
+
+
+# --- operator ---------------------------------------------------------------------------
+
+
+@app.command()
+def operator(
+    name: str,
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
+) -> None:
+    """Add somebody who may sign in to the console."""
+    from adapters.container import Container  # noqa: PLC0415 - brings every adapter along
+
+    settings = _placed()
+    url = database_of(settings)
+    if url is None:
+        raise StartError("No database: set KYMA_DATABASE_URL, or run `make up` first.")
+    container = Container(settings=settings.model_copy(update={"database_url": url}))
+
+    async def create() -> None:
+        try:
+            await container.operator_sign_in().create(name, password)
+        finally:
+            await container.units().close()
+
+    try:
+        asyncio.run(create())
+    except Refusal as error:
+        raise StartError(error.message) from error
+    Screen().say(f"✓ {name.strip()} may sign in to the console")
 
 
 # --- doctor -----------------------------------------------------------------------------

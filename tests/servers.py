@@ -50,6 +50,7 @@ class _Made:
     template: str | None = None
     databases: list[str] = field(default_factory=list)
     redis_turn: Iterator[int] | None = None
+    redis_used: set[int] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -108,6 +109,7 @@ def start_servers() -> Iterator[Servers]:
                 yield servers
             finally:
                 runner.run(_drop_all(servers))
+                runner.run(_empty(servers))
         finally:
             runner.run(supervisor.stop())
 
@@ -143,15 +145,30 @@ async def drop_database(servers: Servers, url: str) -> None:
 async def fresh_redis(servers: Servers) -> str:
     """The URL of an emptied database; indexes come round again after all have been used."""
     made = servers._made
-    parts = urlsplit(servers.redis_url)
     if made.redis_turn is None:
-        async with redis.asyncio.Redis.from_url(servers.redis_url) as client:
-            databases = int((await client.config_get("databases"))["databases"])
-        made.redis_turn = itertools.cycle(range(1, databases))
-    url = urlunsplit(parts._replace(path=f"/{next(made.redis_turn)}"))
+        made.redis_turn = itertools.cycle(await _ours(servers.redis_url))
+    index = next(made.redis_turn)
+    made.redis_used.add(index)
+    url = at(servers.redis_url, str(index))
     async with redis.asyncio.Redis.from_url(url) as client:
         await client.flushdb()
     return url
+
+
+async def _ours(redis_url: str) -> list[int]:
+    """Databases that this process may empty: nobody's data is in them, no other worker has them."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        databases = int((await client.config_get("databases"))["databases"])
+        used = {int(name.removeprefix("db")) for name in await client.info("keyspace")}
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = range(worker, databases, workers)
+    if used & set(own):
+        raise RuntimeError(
+            f"The Redis at KYMA_REDIS_URL holds data (databases {sorted(used)}), and tests empty "
+            "what they use. Give them a Redis of their own, or unset KYMA_REDIS_URL."
+        )
+    return list(own)
 
 
 def at(url: str, database: str) -> str:
@@ -174,6 +191,13 @@ async def _create(servers: Servers, name: str, template: str | None = None) -> s
 async def _drop_all(servers: Servers) -> None:
     for name in reversed(servers._made.databases.copy()):
         await drop_database(servers, at(servers.database_url, name))
+
+
+async def _empty(servers: Servers) -> None:
+    """Leave a given Redis as empty as it was, for the next run."""
+    for index in servers._made.redis_used:
+        async with redis.asyncio.Redis.from_url(at(servers.redis_url, str(index))) as client:
+            await client.flushdb()
 
 
 def _migrate(url: str) -> None:

@@ -18,6 +18,9 @@ from kyma.ports.runtime import Chance, Clock, Digests, Passwords
 from kyma.ports.storage import Accounts, Operators
 
 OPERATOR = "operator"
+UNSEEN = "operator_password"
+"""In `secrets.json`: a password that was not shown yet."""
+
 CREDIT = usd("0.50")
 """The sign-up credit, as any other account gets it."""
 
@@ -36,7 +39,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """What to show. The password is known only in the run that made the operator."""
+    """What to show. The password is known until it has been shown once: see `forget_password`."""
 
     api_key: str
     operator_name: str
@@ -45,20 +48,36 @@ class FirstRun:
 
 async def first_run(data_dir: Path, parts: Parts) -> FirstRun:
     """See that a usable key and an operator exist; the ones there are if they do."""
-    password = await _ensure_operator(parts)
+    password = await _ensure_operator(data_dir, parts)
     kept = read_secrets(data_dir).get("first_key")
     if kept and await parts.accounts.principal(parts.digests.digest(kept)) is not None:
         return FirstRun(kept, OPERATOR, password)
     return FirstRun(await _first_key(data_dir, parts), OPERATOR, password)
 
 
-async def _ensure_operator(parts: Parts) -> str | None:
+async def _ensure_operator(data_dir: Path, parts: Parts) -> str | None:
+    """The first operator's password, if nobody has been shown it yet.
+
+    It is written down before the operator is made, so that a run cut short loses nobody's.
+    """
+    kept = read_secrets(data_dir)
     if await parts.operators.count():
-        return None
+        unseen, first = kept.get(UNSEEN), await parts.operators.by_name(OPERATOR)
+        if unseen is None or first is None:
+            return None
+        return unseen if await parts.passwords.matches(unseen, first.password_hash) else None
     password = parts.chance.secret("")
+    write_secrets(data_dir, {**kept, UNSEEN: password})
     hashed = await parts.passwords.hash(password)
     made = await parts.operators.add(Operator(OPERATOR, hashed, parts.clock.now()))
     return password if made else None
+
+
+def forget_password(data_dir: Path) -> None:
+    """The first operator's password has been shown; from now on only its owner knows it."""
+    kept = read_secrets(data_dir)
+    if kept.pop(UNSEEN, None) is not None:
+        write_secrets(data_dir, kept)
 
 
 async def _first_key(data_dir: Path, parts: Parts) -> str:

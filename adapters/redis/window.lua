@@ -41,9 +41,9 @@ for at, more in string.gmatch(corrections, '(%d+):(-?%d+)') do
 end
 
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-local reset = first[2] and math.max(0, tonumber(first[2]) + window - now) or 0
+local reset = first[2] and math.max(1, tonumber(first[2]) + window - now) or window
 if not count then
-    return {'', requests, of_model, used, 0, reset, 0}
+    return {'', requests, of_model, used, 0, first[2] and reset or 0, 0}
 end
 
 local limited = ''
@@ -58,7 +58,7 @@ if limited == '' then
     redis.call('HINCRBY', KEYS[2], 't', tokens)
     redis.call('PEXPIRE', KEYS[1], window + 1000)
     redis.call('PEXPIRE', KEYS[2], window + 1000)
-    return {'', requests + 1, of_model + 1, used + tokens, 0, math.max(reset, 1), now}
+    return {'', requests + 1, of_model + 1, used + tokens, 0, reset, now}
 end
 
 -- For each limit that is exceeded walk from the oldest until enough has left the window: the
@@ -85,4 +85,4 @@ for limit, excess in pairs(over) do
         retry = math.max(retry, wait)
     end
 end
-return {limited, requests, of_model, used, retry, math.max(reset, 1), 0}
+return {limited, requests, of_model, used, retry, reset, 0}

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from adapters.cli import curl_line
+from adapters.embedded.screen import curl_line
 from adapters.settings import ROOT
 from tests.e2e.conftest import Running
 from tests.e2e.stack import register

@@ -14,12 +14,14 @@ from dependency_injector import providers
 from jsonschema import Draft202012Validator, FormatChecker
 
 from adapters.container import Container
+from adapters.embedded.screen import model_to_try
 from adapters.http.agents_view import KEY, is_private
 from adapters.http.openapi import PARAMETER, document, routes_of
 from adapters.memory.reports import MemoryProbes, MemoryReports
 from adapters.memory.runtime import MemoryClock, MemoryHealth
 from adapters.memory.storage import MemoryAccounts, MemoryStore
 from adapters.settings import Settings
+from adapters.upstreams.providers import PROVIDERS
 from kyma.accounts import Account
 from kyma.calls import Fault
 from kyma.catalog.recommend import AGENTS, USES
@@ -196,6 +198,17 @@ async def test_the_list_holds_what_is_served_here_and_nothing_else() -> None:
     assert set(body["aliases"].values()) <= ids
     pricing = await stage.json("/v1/pricing")
     assert {entry["id"] for entry in pricing["text"]} == ids
+
+
+@pytest.mark.parametrize("provider", [name for name, row in PROVIDERS.items() if row.key_env])
+async def test_whatever_provider_is_configured_alone_the_first_request_that_is_shown_works(
+    provider: str,
+) -> None:
+    settings = {"sandbox": "off", "sandbox_url": "", "provider_keys": {provider: "k"}}
+    stage = Stage(settings=settings)
+    model = model_to_try(await stage.json("/v1/models"))
+    assert model is not None
+    assert stage.catalogue.routes(stage.catalogue.find(model)[0])
 
 
 FILTERS = {
