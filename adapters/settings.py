@@ -195,6 +195,9 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(
         default=20 * 1024 * 1024, ge=1024, description="Largest accepted request body."
     )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, description="For a client to finish sending a request's headers."
+    )
     body_timeout_s: float = Field(
         default=30.0, gt=0, description="For a client to finish sending a body."
     )

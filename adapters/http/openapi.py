@@ -71,7 +71,7 @@ HEADERS: dict[str, Schema] = {
     "WWW-Authenticate": text("Bearer"),
     "X-RateLimit-Limit-Requests": integer("Requests allowed in 60 seconds."),
     "X-RateLimit-Remaining-Requests": integer("Of those, how many are left.", minimum=0),
-    "X-RateLimit-Reset-Requests": text("When the first of those used is back.", pattern=r"^[0-9]+\.[0-9]{3}s$"),
+    "X-RateLimit-Reset-Requests": text("When the next is back.", pattern=r"^[0-9]+\.[0-9]{3}s$"),
     "X-RateLimit-Limit-Tokens": integer("Tokens allowed in 60 seconds."),
     "X-RateLimit-Remaining-Tokens": integer("Of those, how many are left.", minimum=0),
 }

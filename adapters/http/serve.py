@@ -15,6 +15,7 @@ import uvloop
 from adapters import log
 from adapters.container import Container, start, stop
 from adapters.http.app import Gateway
+from adapters.http.connections import allow_more_files, patient
 from adapters.settings import Settings
 
 logger = structlog.get_logger("kyma")
@@ -25,7 +26,7 @@ def server_config(app: Gateway, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=patient(settings.head_timeout_s),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -76,6 +77,7 @@ def main() -> None:
     arguments.add_argument("--reuse-port", action="store_true", help="share the port with others")
     settings = Settings()
     log.configure(settings.log_level)
+    allow_more_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, reuse_port=arguments.parse_args().reuse_port))
 

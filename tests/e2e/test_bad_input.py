@@ -57,6 +57,7 @@ async def place(servers: Servers) -> AsyncIterator[Place]:
     gateway = await stack.gateway(
         sandbox_url=f"{sandbox.url}/v1",
         body_timeout_s="1",
+        head_timeout_s="1",
         body_limit_bytes=str(BODY_LIMIT),
         log_level="debug",
     )
@@ -409,6 +410,49 @@ async def test_a_body_that_trickles_is_a_408(place: Place, path: str) -> None:
     error = refused(reply, 408, "body_timeout")
     assert error["retryable"] is True
     await untouched(place, who)
+
+
+HEAD = b"GET /v1/models HTTP/1.1\r\nHost: here\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[b""], [HEAD], [HEAD[at : at + 4] for at in range(0, 16, 4)]],
+    ids=["nothing", "half a head", "a trickle"],
+)
+async def test_a_client_that_does_not_finish_its_head_is_told_so_and_let_go(
+    place: Place, parts: list[bytes]
+) -> None:
+    refused(await raw(place, *parts, pause_s=0.2), 408, "body_timeout")
+
+
+async def test_a_second_request_on_a_connection_has_as_little_time_for_its_head(
+    place: Place,
+) -> None:
+    host, port = place.gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for wait_s in (0.0, 1.5):  # between requests a connection may rest for longer than that
+        await asyncio.sleep(wait_s)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert b"HTTP/1.1 200" in await reader.readuntil(b'{"status":"ok"}')
+    writer.write(HEAD)
+    async with asyncio.timeout(5):
+        assert b"HTTP/1.1 408" in await reader.read()
+    writer.close()
+
+
+async def test_bytes_that_are_no_http_are_refused_in_our_words(place: Place) -> None:
+    refused(await raw(place, b"\x16\x03\x01\x02\x00 hello\r\n\r\n"), 400, "invalid_value")
+
+
+async def test_of_many_silent_clients_none_keeps_its_socket(place: Place) -> None:
+    host, port = place.gateway.url.removeprefix("http://").split(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(400)]
+    await asyncio.sleep(1.5)
+    for reader, writer in silent:
+        async with asyncio.timeout(5):
+            assert b"HTTP/1.1 408" in await reader.read()
+        writer.close()
 
 
 @pytest.mark.parametrize("path", [CHAT, REGISTER])

@@ -1,0 +1,98 @@
+"""Connections before there is a request on them.
+
+Who says nothing is not waited for, and bytes that are no HTTP are refused in our own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from adapters.http.errors import STATUS, envelope
+from kyma.errors import Code, Refusal
+
+REASONS = {400: b"Bad Request", 408: b"Request Timeout"}
+MOST_FILES = 65_536
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's, with a limit on the time until a request's head is complete.
+
+    It counts from the connection, and for every further request on it from its first byte; the
+    body has a limit of its own. Without one a few hundred silent sockets hold every file
+    descriptor of the process, and nobody needs a key for that.
+    """
+
+    head_timeout_s = 15.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """The wait begins."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody to wait for."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        """The head is here: the rest has limits of its own."""
+        self._wait_no_more()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser cannot read."""
+        self._wait_no_more()
+        self._refuse(Refusal(Code.INVALID_VALUE, f"This is not HTTP/1.1. {msg}"))
+
+    def _wait(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _wait_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait()  # an answer is still on its way; the request behind it waits in any case
+            return
+        said = f"The head of the request did not arrive within {self.head_timeout_s:g} s."
+        self._refuse(Refusal(Code.BODY_TIMEOUT, said))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer without a request, and close."""
+        status = STATUS[refusal.code][0]
+        request_id = secrets.token_hex(16)
+        body = orjson.dumps(envelope(refusal, request_id))
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-kyma-request-id: %b\r\nconnection: close\r\n\r\n%b"
+            % (status, REASONS[status], len(body), request_id.encode(), body)
+        )
+        self.transport.close()
+
+
+def patient(head_timeout_s: float) -> type[PatientProtocol]:
+    """The protocol with its limit."""
+    return type("Protocol", (PatientProtocol,), {"head_timeout_s": head_timeout_s})
+
+
+def allow_more_files() -> None:
+    """As many sockets as this process may have: the usual limit of 1,024 is 500 requests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
