@@ -60,7 +60,7 @@ def routes(parts: Parts) -> Blueprint:
             email, password, client(), id=g.made_id, sent_by=sent_by
         )
         await parts.newcomers.greet(welcome)
-        await parts.ways.links.greet(welcome)
+        await parts.ways.links.greet(welcome, client())
         return _json(welcome_json(welcome, referred=bool(sent_by)))
 
     @blueprint.post("/auth/login")

@@ -101,7 +101,7 @@ def pages(blueprint: Blueprint, ways: Ways, visitor: Visitor) -> None:
             return visitor.to(with_query("/signin", next=_again(told)))
         if told.get("answer") != "approve":
             return visitor.to(ways.authorize.deny(wish))
-        return visitor.to(await ways.authorize.allow(wish, principal.account_id))
+        return visitor.to(await ways.authorize.allow(wish, principal))
 
 
 def _again(asked_with: Mapping[str, str]) -> str:

@@ -109,9 +109,7 @@ def pages(blueprint: Blueprint, ways: Ways, visitor: Visitor) -> None:
             return visitor.to(with_query("/signin", next=with_query(PATH, code=typed)))
         approved = told.get("answer") == "approve"
         try:
-            found = await ways.devices.decide(
-                typed, principal.account_id, client(), approved=approved
-            )
+            found = await ways.devices.decide(typed, principal, client(), approved=approved)
         except Refusal as refusal:
             return await _again(visitor, typed, refusal)
         return await visitor.page("device_done.html", device=found, approved=approved)

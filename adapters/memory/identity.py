@@ -98,7 +98,19 @@ class MemoryWays:
         sessions = self.store.sessions
         for digest in [d for d, one in sessions.items() if one.account_id == account_id]:
             del sessions[digest]
+        self.end_codes(account_id)
         self.store.note_change(account_id)
+
+    def end_codes(self, account_id: str) -> None:
+        """What sessions allowed and nobody has fetched is of no use any more."""
+        for waiting in self.devices.values():
+            device = waiting.device
+            if waiting.account_id == account_id and device.state is DeviceState.APPROVED:
+                waiting.device = replace(device, state=DeviceState.DENIED)
+                waiting.expires_at = self.store.now()
+        for code in self.codes.values():
+            if code.permission.account_id == account_id:
+                code.is_used = True
 
     def bound_to(self, email: str) -> str | None:
         """The account that an address signs in to."""
@@ -127,12 +139,24 @@ class MemoryWays:
         place = (identity.issuer, identity.subject)
         return self.identities.setdefault(place, account_id) == account_id
 
+    def attach_proven(self, identity: Identity, account_id: str) -> bool:
+        """The same, proving the account's address; neither if one cannot be."""
+        place = (identity.issuer, identity.subject)
+        if self.identities.get(place, account_id) != account_id:
+            return False
+        return self.prove(account_id, identity.email) and self.attach(identity, account_id)
+
     def find_link(self, digest: bytes, kind: LinkKind) -> _Sent | None:
         """A link that is still of use."""
         sent = self.links.get(digest)
         if sent is None or sent.link.kind is not kind or sent.is_used:
             return None
         return sent if sent.expires_at > self.store.now() else None
+
+    def has_password(self, account_id: str | None, password_hash: str | None) -> bool:
+        """Whether it is the account's still; None is not asked about."""
+        account = self.store.accounts.get(account_id or "")
+        return account is not None and password_hash in (None, account.password_hash)
 
     def set_password(self, account_id: str, password_hash: str) -> Account:
         """The account with it."""
@@ -160,10 +184,14 @@ class MemoryDeviceCodes:
         found = self._live(user_code)
         return None if found is None else found.device
 
-    async def decide(self, user_code: str, account_id: str, *, approved: bool) -> bool:
+    async def decide(
+        self, user_code: str, account_id: str, session_id: str, *, approved: bool
+    ) -> bool:
         """Only while it is pending."""
         found = self._live(user_code)
         if found is None or found.device.state is not DeviceState.PENDING:
+            return False
+        if not self._ways.store.is_signed_in(account_id, session_id):
             return False
         state = DeviceState.APPROVED if approved else DeviceState.DENIED
         found.device = replace(found.device, state=state)
@@ -226,9 +254,12 @@ class MemoryAuthorizationCodes:
     def __init__(self, ways: MemoryWays) -> None:
         self._ways = ways
 
-    async def add(self, digest: bytes, permission: Permission, ttl_s: int) -> None:
-        """Store it."""
+    async def add(self, digest: bytes, permission: Permission, session_id: str, ttl_s: int) -> bool:
+        """Store it, if whoever allows it is signed in."""
+        if not self._ways.store.is_signed_in(permission.account_id, session_id):
+            return False
         self._ways.codes[digest] = _Code(permission, self._ways.after(ttl_s))
+        return True
 
     async def owner(self, digest: bytes) -> Account | None:
         """By digest."""
@@ -306,10 +337,14 @@ class MemoryLinks:
         sent.is_used = True
         return True
 
-    async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
+    async def verify(
+        self, digest: bytes, bonus: Usd, password_hash: str | None = None
+    ) -> Link | None:
         """Bind the account, then take it."""
-        sent = self._ways.find_link(digest, LinkKind.VERIFY)
-        if sent is None or not self._ways.prove(sent.link.account_id, sent.link.email, bonus):
+        ways, sent = self._ways, self._ways.find_link(digest, LinkKind.VERIFY)
+        if sent is None or not ways.has_password(sent.link.account_id, password_hash):
+            return None
+        if not ways.prove(sent.link.account_id, sent.link.email, bonus):
             return None
         return await self.take(digest, LinkKind.VERIFY)
 
@@ -362,14 +397,11 @@ class MemoryIdentities:
         ways.store.proven.add(account.id)
         return True
 
-    async def attach(self, identity: Identity, account_id: str) -> bool:
-        """Unless it opens another account."""
-        place = (identity.issuer, identity.subject)
-        if self._ways.identities.get(place, account_id) != account_id:
+    async def attach(self, identity: Identity, account_id: str, password_hash: str) -> bool:
+        """Unless it opens another account, or the password is new."""
+        if not self._ways.has_password(account_id, password_hash):
             return False
-        return self._ways.prove(account_id, identity.email) and self._ways.attach(
-            identity, account_id
-        )
+        return self._ways.attach_proven(identity, account_id)
 
     async def join(self, digest: bytes) -> Account | None:
         """Attach, and end what was before the address was proven."""
@@ -379,7 +411,7 @@ class MemoryIdentities:
             return None
         account_id = sent.link.account_id
         was_proven = account_id in ways.store.proven
-        if not await self.attach(sent.link.identity, account_id):
+        if not ways.attach_proven(sent.link.identity, account_id):
             return None
         sent.is_used = True
         if not was_proven:

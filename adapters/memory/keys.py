@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from adapters.memory.identity import MemoryWays
 from adapters.memory.storage import MemoryStore
 from kyma.accounts import Key, Session
 from kyma.ledger import KeyMonth
 from kyma.money import Usd
+from kyma.ports.storage import Principal
 from kyma.throttles import Counts, Guarded, windows_of
 
 
@@ -17,18 +19,24 @@ class MemoryKeys:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
-    async def create(self, key: Key) -> bool:
+    async def create(self, key: Key, by: Principal | None = None) -> bool:
         """Remember it, unless its id is known."""
-        if key.id in self._store.keys:
+        if key.id in self._store.keys or not self._may_act(by):
             return False
         self._store.keys[key.id] = key
         self._count_anew(key)
         return True
 
-    async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
+    async def edit(
+        self,
+        account_id: str,
+        key_id: str,
+        decide: Callable[[Key], Key],
+        by: Principal | None = None,
+    ) -> Key | None:
         """If it lives and is theirs."""
         store = self._store
-        key = store.keys.get(key_id)
+        key = store.keys.get(key_id) if self._may_act(by) else None
         if key is None or key.account_id != account_id or key.revoked_at is not None:
             return None
         changed = decide(key)
@@ -37,6 +45,14 @@ class MemoryKeys:
             self._count_anew(changed)
         store.note_change(account_id)
         return changed
+
+    def _may_act(self, by: Principal | None) -> bool:
+        if by is None:
+            return True
+        if by.session_id:
+            return self._store.is_signed_in(by.account_id, by.session_id)
+        key = self._store.keys.get(by.key_id)
+        return key is not None and key.revoked_at is None
 
     def _count_anew(self, key: Key) -> None:
         """A cap counts from the first of the month, whenever it is set."""
@@ -68,8 +84,9 @@ class MemoryKeys:
 class MemorySignIns:
     """The `SignIns` port."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
+    def __init__(self, ways: MemoryWays) -> None:
+        self._ways = ways
+        self._store = ways.store
 
     async def of(self, account_id: str) -> Sequence[Session]:
         """Live ones, newest first."""
@@ -96,6 +113,7 @@ class MemorySignIns:
         ]
         for session in ended:
             self._forget(session)
+        self._ways.end_codes(account_id)
         return len(ended)
 
     def _forget(self, session: Session) -> None:

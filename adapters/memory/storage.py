@@ -104,6 +104,11 @@ class MemoryStore:
         known = self.key_months.get((key_id, self.month), KeyMonth(key.policy.monthly_cap))
         return replace(known, cap=key.policy.monthly_cap)
 
+    def is_signed_in(self, account_id: str, session_id: str) -> bool:
+        """Whether a session lives."""
+        own = [one for one in self.sessions.values() if one.account_id == account_id]
+        return any(one.id == session_id and one.expires_at > self.now() for one in own)
+
     def note_change(self, account_id: str) -> None:
         """Tell those who remember a principal that it may be another now."""
         self.changes.add((account_id, self.next_id()))
@@ -410,9 +415,13 @@ class MemoryAccounts:
         own = [key for key in self._store.keys.values() if key.account_id == account_id]
         return sorted(own, key=lambda key: (key.created_at, key.id), reverse=True)
 
-    async def add_session(self, session: Session) -> None:
-        """Remember it."""
+    async def add_session(self, session: Session, password_hash: str | None = None) -> bool:
+        """Remember it, if the password is still the account's."""
+        owner = self._store.accounts.get(session.account_id)
+        if owner is None or password_hash not in (None, owner.password_hash):
+            return False
         self._store.sessions[session.digest] = session
+        return True
 
     async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
         """Once; a second call changes nothing."""

@@ -82,6 +82,19 @@ ADD_REFERRAL = text(
     "INSERT INTO referrals (id, referrer_id, referred_id)"
     " VALUES (gen_random_uuid(), :referrer, :referred)"
 )
+# The account's row is shared, so that a new password waits for the session, and ends it, or the
+# session for the new password, and is none.
+ADD_SESSION = text(
+    """
+    INSERT INTO sessions (digest, account_id, created_at, expires_at, user_agent)
+    SELECT CAST(:digest AS bytea), id, CAST(:created_at AS timestamptz),
+           CAST(:expires_at AS timestamptz), CAST(:user_agent AS text)
+    FROM accounts
+    WHERE id = :account_id
+        AND password_hash = coalesce(CAST(:password_hash AS text), password_hash)
+    FOR SHARE
+    """
+)
 CHANGES = text(
     "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
     " WHERE changed_at > now() - interval '15 seconds'"
@@ -199,10 +212,18 @@ class PostgresAccounts:
         )
         return [key_of(row) for row in await self._all(query)]
 
-    async def add_session(self, session: Session) -> None:
-        """Store a session."""
+    async def add_session(self, session: Session, password_hash: str | None = None) -> bool:
+        """Store a session, if the password is still the account's."""
+        values = {
+            "digest": session.digest,
+            "account_id": session.account_id,
+            "created_at": session.created_at,
+            "expires_at": session.expires_at,
+            "user_agent": session.user_agent,
+            "password_hash": password_hash,
+        }
         async with self._units.unit() as connection:
-            await connection.execute(insert(sessions).values(**_columns(session)))
+            return (await connection.execute(ADD_SESSION, values)).rowcount == 1
 
     async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
         """Set the time of revocation once; a second call changes nothing."""

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres import identity_sql as sql
 from adapters.postgres.accounts import add_account, add_referral
+from adapters.postgres.keys import end_sessions, is_signed_in
 from adapters.postgres.units import PostgresUnits
 from kyma.accounts import Account, Key, Session
 from kyma.identity import (
@@ -35,8 +36,8 @@ from kyma.money import ZERO, Usd
 PACE = {"tolerance": POLL_TOLERANCE_S, "more": SLOW_DOWN_S, "most": MAX_INTERVAL_S}
 
 
-class _AddressIsAnothers(Exception):
-    """Undoes a transaction: the address or the identity belongs to another account."""
+class _Undone(Exception):
+    """Undoes a transaction: address or identity are another account's, or the password is new."""
 
 
 class PostgresDeviceCodes:
@@ -65,11 +66,15 @@ class PostgresDeviceCodes:
             return None
         return Device(row.user_code, row.client_name, DeviceState(row.state))
 
-    async def decide(self, user_code: str, account_id: str, *, approved: bool) -> bool:
+    async def decide(
+        self, user_code: str, account_id: str, session_id: str, *, approved: bool
+    ) -> bool:
         """Only while it is pending."""
         state = DeviceState.APPROVED if approved else DeviceState.DENIED
         values = {"code": user_code, "account": account_id, "state": state.value}
         async with self._units.unit() as connection:
+            if not await is_signed_in(connection, account_id, session_id):
+                return False
             return (await connection.execute(sql.DECIDE_DEVICE, values)).rowcount == 1
 
     async def poll(self, digest: bytes) -> Polled | None:
@@ -87,9 +92,10 @@ class PostgresDeviceCodes:
         )
 
     async def spend(self, digest: bytes, key: Minted) -> str | None:
-        """One statement: of two polls one finds the code approved."""
+        """Of two polls one finds the code approved; neither does after the account's sign-out."""
         values = {"code": digest, **_key(key)}
         async with self._units.unit() as connection:
+            await connection.execute(sql.SHARE_OWNER_OF_DEVICE, {"code": digest})
             account_id = await connection.scalar(sql.SPEND_DEVICE, values)
         return None if account_id is None else _hex(account_id)
 
@@ -104,8 +110,8 @@ class PostgresAuthorizationCodes:
     def __init__(self, units: PostgresUnits) -> None:
         self._units = units
 
-    async def add(self, digest: bytes, permission: Permission, ttl_s: int) -> None:
-        """Store it."""
+    async def add(self, digest: bytes, permission: Permission, session_id: str, ttl_s: int) -> bool:
+        """Store it, if whoever allows it is signed in."""
         values = {
             "digest": digest,
             "client": permission.client_id,
@@ -115,7 +121,10 @@ class PostgresAuthorizationCodes:
             "ttl": ttl_s,
         }
         async with self._units.unit() as connection:
+            if not await is_signed_in(connection, permission.account_id, session_id):
+                return False
             await connection.execute(sql.ADD_CODE, values)
+        return True
 
     async def owner(self, digest: bytes) -> Account | None:
         """By digest."""
@@ -133,6 +142,7 @@ class PostgresAuthorizationCodes:
         """Under the row's lock: mark it used, and make or revoke the key."""
         bound = {"client": client_id, "uri": redirect_uri, "challenge": challenge}
         async with self._units.unit() as connection:
+            await connection.execute(sql.SHARE_OWNER_OF_CODE, {"digest": digest})
             row = (await connection.execute(sql.LOCK_CODE, {"digest": digest, **bound})).first()
             if row is None:
                 return Taken()
@@ -188,24 +198,28 @@ class PostgresLinks:
         self, digest: bytes, account: Account, key: Key, session: Session, bonus: Usd
     ) -> bool:
         """The link's lock, then the unique address."""
-        with suppress(_AddressIsAnothers):
+        with suppress(_Undone):
             async with self._units.unit() as connection:
                 link = await _take(connection, digest, LinkKind.SIGN_UP)
                 if link is None:
                     return False
                 added = await add_account(connection, account, key, session, bonus)
                 if not added or link.email.lower() != account.email.lower():
-                    raise _AddressIsAnothers
+                    raise _Undone
                 await _prove(connection, account.id, link.email)
             return True
         return False
 
-    async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
+    async def verify(
+        self, digest: bytes, bonus: Usd, password_hash: str | None = None
+    ) -> Link | None:
         """Take it, and bind the account."""
-        with suppress(_AddressIsAnothers):
+        with suppress(_Undone):
             async with self._units.unit() as connection:
                 link = await _take(connection, digest, LinkKind.VERIFY)
                 if link is not None:
+                    if password_hash is not None:
+                        await _check_password(connection, link.account_id, password_hash)
                     await _prove(connection, link.account_id, link.email, bonus)
             return link
         return None
@@ -213,18 +227,21 @@ class PostgresLinks:
     async def reset(
         self, digest: bytes, password_hash: str, *, revoke_keys: bool
     ) -> Account | None:
-        """Password, sessions, keys and the account's other links, all or nothing."""
-        with suppress(_AddressIsAnothers):
+        """Password, sessions, keys and the account's other links, all or nothing.
+
+        The account's lock comes first: of two links to it each would else hold its own.
+        """
+        with suppress(_Undone):
             async with self._units.unit() as connection:
+                proven = await connection.scalar(sql.LOCK_PROOF, {"digest": digest})
                 link = await _take(connection, digest, LinkKind.RESET)
-                if link is None:
+                if link is None or link.account_id is None:
                     return None
                 mine = {"account": link.account_id}
-                proven = await connection.scalar(sql.LOCK_PROOF, mine)
                 await _prove(connection, link.account_id, link.email)
                 await connection.execute(sql.SET_PASSWORD, {**mine, "hash": password_hash})
                 await connection.execute(sql.USE_UP_LINKS, mine)
-                await connection.execute(sql.END_SESSIONS, mine)
+                await end_sessions(connection, link.account_id)
                 if revoke_keys or not proven:
                     await connection.execute(sql.REVOKE_KEYS, mine)
                 row = (await connection.execute(sql.ACCOUNT, mine)).one()
@@ -256,7 +273,7 @@ class PostgresIdentities:
             "hash": account.password_hash,
             "created": account.created_at,
         }
-        with suppress(_AddressIsAnothers):
+        with suppress(_Undone):
             async with self._units.unit() as connection:
                 if (await connection.execute(sql.ADD_ACCOUNT, new)).rowcount == 0:
                     return False
@@ -268,10 +285,11 @@ class PostgresIdentities:
             return True
         return False
 
-    async def attach(self, identity: Identity, account_id: str) -> bool:
-        """The primary key of identities decides."""
-        with suppress(_AddressIsAnothers):
+    async def attach(self, identity: Identity, account_id: str, password_hash: str) -> bool:
+        """The primary key of identities decides, under the account's lock."""
+        with suppress(_Undone):
             async with self._units.unit() as connection:
+                await _check_password(connection, account_id, password_hash)
                 await _attach(connection, identity, account_id)
                 await _prove(connection, account_id, identity.email)
             return True
@@ -279,17 +297,17 @@ class PostgresIdentities:
 
     async def join(self, digest: bytes) -> Account | None:
         """Under the account's lock, so that nobody proves the address meanwhile."""
-        with suppress(_AddressIsAnothers):
+        with suppress(_Undone):
             async with self._units.unit() as connection:
+                proven = await connection.scalar(sql.LOCK_PROOF, {"digest": digest})
                 link = await _take(connection, digest, LinkKind.JOIN)
                 if link is None or link.identity is None or link.account_id is None:
                     return None
                 mine = {"account": link.account_id}
-                proven = await connection.scalar(sql.LOCK_PROOF, mine)
                 await _attach(connection, link.identity, link.account_id)
                 if not proven:
                     await connection.execute(sql.SET_PASSWORD, {**mine, "hash": ""})
-                    await connection.execute(sql.END_SESSIONS, mine)
+                    await end_sessions(connection, link.account_id)
                     await connection.execute(sql.REVOKE_KEYS, mine)
                 await _prove(connection, link.account_id, link.email)
                 row = (await connection.execute(sql.ACCOUNT, mine)).one()
@@ -307,7 +325,7 @@ class PostgresIdentities:
 
     async def prove(self, account_id: str, email: str, bonus: Usd) -> bool:
         """The unique index of bound addresses decides a race."""
-        with suppress(_AddressIsAnothers):
+        with suppress(_Undone):
             async with self._units.unit() as connection:
                 await _prove(connection, account_id, email, bonus)
             return True
@@ -320,13 +338,22 @@ async def _take(connection: AsyncConnection, digest: bytes, kind: LinkKind) -> L
     return None if row is None else _link(row)
 
 
+async def _check_password(
+    connection: AsyncConnection, account_id: str | None, password_hash: str
+) -> None:
+    """That it is the account's still, and will be until the transaction is over."""
+    values = {"account": account_id, "hash": password_hash}
+    if await connection.scalar(sql.LOCK_PASSWORD, values) is None:
+        raise _Undone
+
+
 async def _prove(
     connection: AsyncConnection, account_id: str | None, email: str, bonus: Usd = ZERO
 ) -> None:
     values = {"account": account_id, "email": email}
     row = (await connection.execute(sql.PROVE, values)).first()
     if row is None:
-        raise _AddressIsAnothers
+        raise _Undone
     if row.newly_bound and bonus:
         await _give(connection, account_id, bonus)
 
@@ -344,7 +371,7 @@ async def _attach(connection: AsyncConnection, identity: Identity, account_id: s
         "account": account_id,
     }
     if (await connection.execute(sql.ATTACH, values)).first() is None:
-        raise _AddressIsAnothers
+        raise _Undone
 
 
 async def _account(

@@ -28,6 +28,12 @@ DECIDE_DEVICE = text(
     WHERE user_code = :code AND state = 'pending' AND expires_at > now()
     """
 )
+SHARE_OWNER_OF_DEVICE = text(
+    """
+    SELECT true FROM accounts
+    WHERE id = (SELECT account_id FROM device_codes WHERE digest = :code) FOR SHARE
+    """
+)
 POLL_DEVICE = text(
     """
     WITH seen AS (
@@ -73,6 +79,12 @@ OWNER_OF_CODE = text(
     """
     SELECT a.id::text AS id, a.email, a.password_hash, a.created_at, a.bound
     FROM authorization_codes c JOIN accounts a ON a.id = c.account_id WHERE c.digest = :digest
+    """
+)
+SHARE_OWNER_OF_CODE = text(
+    """
+    SELECT true FROM accounts
+    WHERE id = (SELECT account_id FROM authorization_codes WHERE digest = :digest) FOR SHARE
     """
 )
 LOCK_CODE = text(
@@ -157,15 +169,18 @@ ATTACH = text(
     """
 )
 SET_PASSWORD = text("UPDATE accounts SET password_hash = :hash WHERE id = :account")
-END_SESSIONS = text(
-    "UPDATE sessions SET ended_at = now() WHERE account_id = :account AND ended_at IS NULL"
-)
 REVOKE_KEYS = text(
     "UPDATE api_keys SET revoked_at = now() WHERE account_id = :account AND revoked_at IS NULL"
 )
 IS_PROVEN = text("SELECT email_verified_at IS NOT NULL FROM accounts WHERE id = :account")
+LOCK_PASSWORD = text(
+    "SELECT true FROM accounts WHERE id = :account AND password_hash = :hash FOR UPDATE"
+)
 LOCK_PROOF = text(
-    "SELECT email_verified_at IS NOT NULL FROM accounts WHERE id = :account FOR UPDATE"
+    """
+    SELECT email_verified_at IS NOT NULL FROM accounts
+    WHERE id = (SELECT account_id FROM links WHERE digest = :digest) FOR UPDATE
+    """
 )
 PROVE = text(
     """

@@ -17,6 +17,7 @@ from kyma.accounts import Key, Session
 from kyma.keys import Policy, Scope
 from kyma.ledger import KeyMonth
 from kyma.money import Usd
+from kyma.ports.storage import Principal
 
 MONTHS = text(
     """
@@ -30,6 +31,40 @@ MONTHS = text(
 )
 SET_CAP = text("SELECT key_cap(:account, :key, :cap)")
 
+# Whoever ends all sessions of an account holds its row; whoever gives something away in the name
+# of one shares it, and looks afterwards. Always the account first, then its codes, then its keys.
+LOCK_ACCOUNT = text("SELECT true FROM accounts WHERE id = :account FOR NO KEY UPDATE")
+SHARE_ACCOUNT = text("SELECT true FROM accounts WHERE id = :account FOR SHARE")
+IS_SIGNED_IN = text(
+    """
+    SELECT true FROM sessions WHERE account_id = :account AND substring(digest FOR 16) = :half
+        AND ended_at IS NULL AND expires_at > now()
+    """
+)
+IS_LIVE = text(
+    "SELECT true FROM api_keys WHERE id = :key AND account_id = :account AND revoked_at IS NULL"
+)
+# Nobody's digest is empty.
+END_SESSIONS = text(
+    """
+    UPDATE sessions SET ended_at = now() WHERE account_id = :account AND ended_at IS NULL
+        AND expires_at > now() AND digest <> :kept
+    """
+)
+# The state ends it for a transaction that began before and judges the time by its beginning.
+END_DEVICES = text(
+    """
+    UPDATE device_codes SET state = 'denied', expires_at = created_at
+    WHERE account_id = :account AND state = 'approved'
+    """
+)
+END_CODES = text(
+    """
+    UPDATE authorization_codes SET used_at = now()
+    WHERE account_id = :account AND used_at IS NULL
+    """
+)
+
 
 class PostgresKeys:
     """The `Keys` port."""
@@ -37,16 +72,26 @@ class PostgresKeys:
     def __init__(self, units: PostgresUnits) -> None:
         self._units = units
 
-    async def create(self, key: Key) -> bool:
+    async def create(self, key: Key, by: Principal | None = None) -> bool:
         """One row, and its cap."""
         async with self._units.unit() as connection:
+            if by is not None and not await _may_act(connection, by):
+                return False
             return await add_key(connection, key)
 
-    async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
+    async def edit(
+        self,
+        account_id: str,
+        key_id: str,
+        decide: Callable[[Key], Key],
+        by: Principal | None = None,
+    ) -> Key | None:
         """Under the row's lock. The cap is set last: it locks the balance, as every hold does."""
         mine = (api_keys.c.id == key_id, api_keys.c.account_id == account_id)
         query = select(api_keys).where(*mine, api_keys.c.revoked_at.is_(None)).with_for_update()
         async with self._units.unit() as connection:
+            if by is not None and not await _may_act(connection, by):
+                return None
             row = (await connection.execute(query)).first()
             if row is None:
                 return None
@@ -95,14 +140,41 @@ class PostgresSignIns:
             return (await connection.execute(query, values)).rowcount > 0
 
     async def end_all(self, account_id: str, except_digest: bytes | None = None) -> int:
-        """All but one; nobody's digest is empty."""
-        query = text(
-            "UPDATE sessions SET ended_at = now() WHERE account_id = :id AND ended_at IS NULL"
-            " AND expires_at > now() AND digest <> :kept"
-        )
+        """All but one, under the account's lock."""
         async with self._units.unit() as connection:
-            done = await connection.execute(query, {"id": account_id, "kept": except_digest or b""})
-            return done.rowcount
+            return await end_sessions(connection, account_id, except_digest or b"")
+
+
+async def end_sessions(connection: AsyncConnection, account_id: str, kept: bytes = b"") -> int:
+    """End all sessions but one, and what they allowed and nobody has fetched; how many.
+
+    What else the transaction locks of the account's it locks afterwards.
+    """
+    mine = {"account": account_id}
+    await connection.execute(LOCK_ACCOUNT, mine)
+    ended = await connection.execute(END_SESSIONS, {**mine, "kept": kept})
+    await connection.execute(END_DEVICES, mine)
+    await connection.execute(END_CODES, mine)
+    return ended.rowcount
+
+
+async def is_signed_in(connection: AsyncConnection, account_id: str, session_id: str) -> bool:
+    """Whether a session lives, and what the transaction does in its name ends with all of them.
+
+    Looked at in a statement of its own: one that waited sees what was before it waited.
+    """
+    mine = {"account": account_id}
+    await connection.execute(SHARE_ACCOUNT, mine)
+    half = bytes.fromhex(session_id)
+    return bool(await connection.scalar(IS_SIGNED_IN, {**mine, "half": half}))
+
+
+async def _may_act(connection: AsyncConnection, by: Principal) -> bool:
+    """As `is_signed_in`, for keys too: what revokes all of them holds the account's row."""
+    if by.session_id:
+        return await is_signed_in(connection, by.account_id, by.session_id)
+    await connection.execute(SHARE_ACCOUNT, {"account": by.account_id})
+    return bool(await connection.scalar(IS_LIVE, {"account": by.account_id, "key": by.key_id}))
 
 
 async def add_key(connection: AsyncConnection, key: Key) -> bool:

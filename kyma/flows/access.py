@@ -172,17 +172,24 @@ class Access:
             account = await self._accounts.by_email(email)
             hashed = account.password_hash if account else None
             if not await self._passwords.matches(password, hashed) or account is None:
-                raise Refusal(Code.WRONG_CREDENTIALS, "The address or the password is wrong.")
-            token = await self.open_session(account.id, client)
+                raise _wrong_credentials()
+            token = await self.open_session(account.id, client, hashed)
         except StorageUnavailable as error:
             raise unavailable() from error
         await self._throttle.succeeded(Guarded.LOGIN, client.address, email)
         return Welcome(account, None, token)
 
-    async def open_session(self, account_id: str, client: Client = NOBODY) -> str:
-        """The token of a new session, for somebody who has shown who they are."""
+    async def open_session(
+        self, account_id: str, client: Client = NOBODY, password_hash: str | None = None
+    ) -> str:
+        """The token of a new session, for somebody who has shown who they are.
+
+        `password_hash` is what they showed it by: refused if it was changed while they did.
+        """
         token = self._chance.secret("ks-")
-        await self._accounts.add_session(self._session(account_id, token, client))
+        session = self._session(account_id, token, client)
+        if not await self._accounts.add_session(session, password_hash):
+            raise _wrong_credentials()
         return token
 
     def _session(self, account_id: str, token: str, client: Client) -> Session:
@@ -312,6 +319,10 @@ def check_model(principal: Principal, model: str) -> None:
             param="model",
             details={"allowed_models": sorted(allowed)},
         )
+
+
+def _wrong_credentials() -> Refusal:
+    return Refusal(Code.WRONG_CREDENTIALS, "The address or the password is wrong.")
 
 
 def _over(principal: Principal) -> Refusal:

@@ -24,7 +24,7 @@ from kyma.identity import (
 )
 from kyma.ports.identity import AuthorizationCodes
 from kyma.ports.runtime import Chance, Digests, Invalidations
-from kyma.ports.storage import Accounts, Ledger, StorageUnavailable
+from kyma.ports.storage import Accounts, Ledger, Principal, StorageUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +94,23 @@ class Authorize:
             raise _misasked(uri, state, "invalid_request", "a code_challenge by S256 is required")
         return Wish(client, uri, challenge, state, asked.get("scope", ""))
 
-    async def allow(self, wish: Wish, account_id: str) -> str:
-        """A person's yes: where to send the browser, with a code that is good for a minute."""
-        secret = self._chance.secret("kc-")
+    async def allow(self, wish: Wish, person: Principal) -> str:
+        """The yes of somebody who is signed in: where to send the browser.
+
+        The code that goes along is good for a minute, and for as long as they are signed in
+        anywhere.
+        """
+        secret, account_id = self._chance.secret("kc-"), person.account_id
         permission = Permission(wish.client.id, wish.redirect_uri, wish.challenge, account_id)
         try:
             await check_room(self._accounts, account_id)
-            await self._codes.add(self._digests.digest(secret), permission, AUTHORIZATION_CODE_S)
+            added = await self._codes.add(
+                self._digests.digest(secret), permission, person.session_id, AUTHORIZATION_CODE_S
+            )
         except StorageUnavailable as error:
             raise unavailable() from error
+        if not added:
+            raise Refusal(Code.FORBIDDEN, "You were signed out. Nothing was allowed.")
         return with_query(wish.redirect_uri, code=secret, state=wish.state)
 
     def deny(self, wish: Wish) -> str:

@@ -23,7 +23,7 @@ from kyma.keys import MAX_KEYS
 from kyma.money import Usd
 from kyma.ports.identity import DeviceCodes
 from kyma.ports.runtime import Chance, Digests
-from kyma.ports.storage import Accounts, Ledger, StorageUnavailable
+from kyma.ports.storage import Accounts, Ledger, Principal, StorageUnavailable
 from kyma.throttles import Guarded
 
 TRIES = 8
@@ -117,14 +117,17 @@ class Devices:
         return device
 
     async def decide(
-        self, typed: str, account_id: str, client: Client = NOBODY, *, approved: bool
+        self, typed: str, person: Principal, client: Client = NOBODY, *, approved: bool
     ) -> Device:
-        """A person's answer; the first one counts."""
+        """The answer of somebody who is signed in; the first one counts."""
+        account_id = person.account_id
         device = await self.find(typed, account_id, client)
         try:
             if approved:
                 await check_room(self._accounts, account_id)
-            done = await self._codes.decide(device.user_code, account_id, approved=approved)
+            done = await self._codes.decide(
+                device.user_code, account_id, person.session_id, approved=approved
+            )
         except StorageUnavailable as error:
             raise unavailable() from error
         if not done:
@@ -169,7 +172,7 @@ def check_approved(polled: Polled) -> None:
 
 
 def expired() -> Refusal:
-    """The refusal for a device code that is unknown, overdue or used."""
+    """The refusal for a device code that is unknown, overdue, used, or ended by a sign-out."""
     return Refusal(
         Code.EXPIRED_TOKEN,
         "This device code is unknown, expired or was used. Ask for another with "

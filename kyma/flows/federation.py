@@ -130,8 +130,9 @@ class Federation:
         try:
             if welcome.account.id != link.account_id or link.identity is None:
                 raise useless_link()
-            if not await self._identities.attach(link.identity, welcome.account.id):
-                raise _failed("It opens another account here.")
+            owner = welcome.account
+            if not await self._identities.attach(link.identity, owner.id, owner.password_hash):
+                raise _failed("It opens another account here, or your password was just changed.")
             await self._links.take(self._digests.digest(offer), LinkKind.OFFER)
         except StorageUnavailable as error:
             raise unavailable() from error

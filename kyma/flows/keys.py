@@ -90,19 +90,24 @@ class KeySettings:
                 replay_minutes=wish.replay_minutes,
                 policy=wish.policy,
             )
-            if not await self._keys.create(key):
-                key = await self._resumed(key)
+            if not await self._keys.create(key, principal):
+                key = await self._resumed(key, principal)
         except StorageUnavailable as error:
             raise unavailable() from error
         return Issued(key, secret)
 
-    async def _resumed(self, key: Key) -> Key:
+    async def _resumed(self, key: Key, principal: Principal) -> Key:
         """The key that an earlier try made, with the secret of this one."""
 
         def decide(made: Key) -> Key:
             return replace(made, digest=key.digest, prefix=key.prefix, last4=key.last4)
 
-        made = await self._keys.edit(key.account_id, key.id, decide)
+        made = await self._keys.edit(key.account_id, key.id, decide, principal)
+        if made is None:
+            raise Refusal(
+                Code.FORBIDDEN,
+                "There is no new key: what asks for it, or the key, was ended meanwhile.",
+            )
         return await self._known(key.account_id, made)
 
     async def change(self, principal: Principal, key_id: str, changed: Mapping[str, Any]) -> Key:
@@ -119,7 +124,7 @@ class KeySettings:
             return after
 
         try:
-            key = await self._keys.edit(principal.account_id, key_id, decide)
+            key = await self._keys.edit(principal.account_id, key_id, decide, principal)
         except StorageUnavailable as error:
             raise unavailable() from error
         return await self._known(principal.account_id, key)
@@ -148,7 +153,7 @@ class KeySettings:
             )
 
         try:
-            key = await self._keys.edit(principal.account_id, key_id, decide)
+            key = await self._keys.edit(principal.account_id, key_id, decide, principal)
         except StorageUnavailable as error:
             raise unavailable() from error
         return Issued(await self._known(principal.account_id, key), secret)

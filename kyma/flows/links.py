@@ -112,15 +112,17 @@ class MailLinks:
         await self.send(Link(LinkKind.VERIFY, normal(email), account_id), Letter.VERIFY)
         return True
 
-    async def greet(self, welcome: Welcome) -> bool:
+    async def greet(self, welcome: Welcome, client: Client = NOBODY) -> bool:
         """After a registration: a link to prove the address, or what its owner should know.
 
         If the address is another account's, that one's owner gets the way back into it. False
-        if nothing could be sent: the account stands, and may ask again.
+        if nothing was sent: the account stands, and may ask again. Whether there were too many
+        letters is judged first, whosever the address is.
         """
         account = welcome.account
         link, letter = Link(LinkKind.VERIFY, account.email, account.id), Letter.VERIFY
         try:
+            await self.count_letter(normal(account.email), client)
             # Looked up for everybody: what takes longer would tell.
             owner = await self._accounts.by_email(account.email)
             if owner is not None and welcome.is_taken:
@@ -176,9 +178,10 @@ class MailLinks:
         link = await self.find(token, LinkKind.VERIFY)
         try:
             account = await self._identities.account(link.account_id or "")
+            checked = None
             if account is None or account.id != holder:
-                await self._check_opener(account, link.email, password, client)
-            proven = await self._links.verify(self._digests.digest(token), SIGN_UP_CREDIT)
+                checked = await self._check_opener(account, link.email, password, client)
+            proven = await self._links.verify(self._digests.digest(token), SIGN_UP_CREDIT, checked)
         except StorageUnavailable as error:
             raise unavailable() from error
         if proven is None:
@@ -189,8 +192,8 @@ class MailLinks:
 
     async def _check_opener(
         self, account: Account | None, email: str, password: str, client: Client
-    ) -> None:
-        """The same throttle as for signing in: a guess here is one there."""
+    ) -> str | None:
+        """The hash that the password fits. A guess here counts as one at signing in."""
         await self._throttle.take(Guarded.LOGIN, client.address, email)
         hashed = account.password_hash if account else None
         if not await self._passwords.matches(password, hashed):
@@ -200,11 +203,13 @@ class MailLinks:
                 param="password",
             )
         await self._throttle.succeeded(Guarded.LOGIN, client.address, email)
+        return hashed
 
     async def reset(self, token: str, password: str, *, revoke_keys: bool = False) -> Account:
-        """A new password. Every session ends; keys go on unless they shall not.
+        """A new password. Every session ends, with what it allowed and nobody has fetched yet.
 
-        If the address was never proven they end in any case: somebody else may have made them.
+        Keys go on unless they shall not. If the address was never proven they end in any case:
+        somebody else may have made them.
         """
         check_password(password)
         await self.find(token, LinkKind.RESET)  # no hashing for whoever guesses

@@ -40,7 +40,11 @@ class Sessions:
         await self._invalidations.forget(principal.account_id)
 
     async def end_all(self, principal: Principal, except_digest: bytes | None = None) -> int:
-        """End every session, save one perhaps: how many. A new password ends all others."""
+        """End every session, save one perhaps: how many.
+
+        Keys go on; a device or an application that was allowed one and has not fetched it yet
+        gets none.
+        """
         check_ends_sessions(principal.policy)
         ended = await self._sign_ins.end_all(principal.account_id, except_digest)
         await self._invalidations.forget(principal.account_id)

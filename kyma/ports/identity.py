@@ -30,8 +30,14 @@ class DeviceCodes(Protocol):
         """The device of a short code, or None if there is none whose time is not over."""
         ...
 
-    async def decide(self, user_code: str, account_id: str, *, approved: bool) -> bool:
-        """A person's word, the first one only; False if nobody asks any more."""
+    async def decide(
+        self, user_code: str, account_id: str, session_id: str, *, approved: bool
+    ) -> bool:
+        """A person's word, the first one only; False if nobody asks any more.
+
+        False, too, if the session by which they say it has ended. What is approved ends unspent
+        with all sessions of the account: it is what one of them allowed.
+        """
         ...
 
     async def poll(self, digest: bytes) -> Polled | None:
@@ -53,8 +59,11 @@ class DeviceCodes(Protocol):
 class AuthorizationCodes(Protocol):
     """What people allowed applications to fetch."""
 
-    async def add(self, digest: bytes, permission: Permission, ttl_s: int) -> None:
-        """Remember it."""
+    async def add(self, digest: bytes, permission: Permission, session_id: str, ttl_s: int) -> bool:
+        """Remember it; False if the session that allows it has ended.
+
+        It ends unspent with all sessions of the account, as an approved device does.
+        """
         ...
 
     async def owner(self, digest: bytes) -> Account | None:
@@ -106,10 +115,13 @@ class Links(Protocol):
         """
         ...
 
-    async def verify(self, digest: bytes, bonus: Usd) -> Link | None:
+    async def verify(
+        self, digest: bytes, bonus: Usd, password_hash: str | None = None
+    ) -> Link | None:
         """Use a `VERIFY` link, and prove its account's address as `Identities.prove` does.
 
-        One transaction; None, and nothing done, if either cannot be.
+        One transaction; None, and nothing done, if either cannot be, or if `password_hash`, by
+        which somebody was known, is the account's no more.
         """
         ...
 
@@ -117,6 +129,9 @@ class Links(Protocol):
         self, digest: bytes, password_hash: str, *, revoke_keys: bool
     ) -> Account | None:
         """Use a `RESET` link: a new password, no session and no other such link left.
+
+        Nor is anything left that a session allowed and nobody has fetched: device codes and
+        authorization codes end, whatever becomes of the keys.
 
         Proves the address. Keys end if they shall, and always if the address was never proven:
         whoever opened the account may have been somebody else. All in one transaction; None, and
@@ -143,15 +158,20 @@ class Identities(Protocol):
         """
         ...
 
-    async def attach(self, identity: Identity, account_id: str) -> bool:
-        """Let an identity open an account, and prove its address; False if it opens another."""
+    async def attach(self, identity: Identity, account_id: str, password_hash: str) -> bool:
+        """Let an identity open an account, and prove its address.
+
+        False, and nothing done, if it opens another, or if `password_hash`, by which the owner
+        was known, is the account's no more.
+        """
         ...
 
     async def join(self, digest: bytes) -> Account | None:
         """Use a `JOIN` link: attach its identity to its account, in one transaction.
 
         If the account's address was never proven, whoever opened it may have been somebody else:
-        its password, sessions and keys end. None if the link is of no use.
+        its password, sessions and keys end, and the codes that give such. None if the link is of
+        no use.
         """
         ...
 

@@ -140,8 +140,12 @@ class Accounts(Principals, Protocol):
         """All keys of an account, newest first, revoked ones included."""
         ...
 
-    async def add_session(self, session: Session) -> None:
-        """Remember a signed-in person."""
+    async def add_session(self, session: Session, password_hash: str | None = None) -> bool:
+        """Remember a signed-in person.
+
+        False, and nothing is done, if `password_hash`, by which they were known, is the account's
+        no more: a new password ends the sessions of the old one, those that are about to be too.
+        """
         ...
 
     async def revoke_key(self, account_id: str, key_id: str) -> Key | None:
@@ -156,15 +160,26 @@ class Accounts(Principals, Protocol):
 class Keys(Protocol):
     """API keys beyond their listing and their revocation."""
 
-    async def create(self, key: Key) -> bool:
-        """Remember a new key; False, and nothing is changed, if there is one with its id."""
+    async def create(self, key: Key, by: Principal | None = None) -> bool:
+        """Remember a new key; False, and nothing is changed, if there is one with its id.
+
+        False, too, if the session or the key `by` which it is asked for has ended meanwhile: a
+        principal may be remembered for a moment longer.
+        """
         ...
 
-    async def edit(self, account_id: str, key_id: str, decide: Callable[[Key], Key]) -> Key | None:
+    async def edit(
+        self,
+        account_id: str,
+        key_id: str,
+        decide: Callable[[Key], Key],
+        by: Principal | None = None,
+    ) -> Key | None:
         """Replace a live key by what `decide` makes of it, in one transaction that holds it.
 
-        What `decide` raises leaves the key as it was. None if no such live key is theirs. A
-        cap that is new counts what was spent with the key since the first of the month.
+        What `decide` raises leaves the key as it was. None if no such live key is theirs, or if
+        what it is asked for `by` has ended. A cap that is new counts what was spent with the key
+        since the first of the month.
         """
         ...
 
@@ -185,7 +200,10 @@ class SignIns(Protocol):
         ...
 
     async def end_all(self, account_id: str, except_digest: bytes | None = None) -> int:
-        """End all, save one perhaps; how many."""
+        """End all, save one perhaps; how many.
+
+        With them ends what they allowed and nobody has fetched: device and authorization codes.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from adapters.memory.identity import MemoryWays
 from adapters.memory.keys import MemoryKeys, MemorySignIns
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryStore
 from adapters.postgres.accounts import PostgresAccounts
@@ -82,7 +83,10 @@ class Office:
 def memory_office() -> Office:
     store = MemoryStore()
     return Office(
-        MemoryAccounts(store), MemoryKeys(store), MemorySignIns(store), MemoryLedger(store)
+        MemoryAccounts(store),
+        MemoryKeys(store),
+        MemorySignIns(MemoryWays(store)),
+        MemoryLedger(store),
     )
 
 
@@ -440,7 +444,10 @@ async def test_last_months_hold_is_settled_in_last_month() -> None:
     moments = [datetime(2026, 5, 31, 23, 59, tzinfo=UTC)]
     store = MemoryStore(now=lambda: moments[-1])
     office = Office(
-        MemoryAccounts(store), MemoryKeys(store), MemorySignIns(store), MemoryLedger(store)
+        MemoryAccounts(store),
+        MemoryKeys(store),
+        MemorySignIns(MemoryWays(store)),
+        MemoryLedger(store),
     )
     _, key = await office.capped()
     id = new_id()

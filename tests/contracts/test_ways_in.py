@@ -30,7 +30,7 @@ from adapters.postgres.identity import (
 )
 from adapters.postgres.ledger import PostgresLedger
 from adapters.postgres.units import PostgresUnits
-from kyma.accounts import Account
+from kyma.accounts import Account, Session
 from kyma.identity import (
     DEVICE_CODE_S,
     GRANTED_SCOPES,
@@ -75,6 +75,16 @@ class Desk:
             account, a_key(account), a_session(account), BONUS if bound else ZERO
         )
         return account
+
+    async def signs_in(self, account: Account) -> Session:
+        session = a_session(account)
+        assert await self.accounts.add_session(session)
+        return session
+
+    async def says(self, account: Account, *, approved: bool) -> bool:
+        """The answer of somebody who has just signed in, to the device with `CODE`."""
+        session = await self.signs_in(account)
+        return await self.devices.decide(CODE, account.id, session.id, approved=approved)
 
     async def live_keys(self, account: Account) -> int:
         return sum(key.revoked_at is None for key in await self.accounts.keys(account.id))
@@ -159,7 +169,7 @@ async def test_a_device_waits_is_approved_and_gets_one_key(desk: Desk) -> None:
     assert await desk.devices.poll(mine) == Polled(DeviceState.PENDING, POLL_INTERVAL_S)
     assert await desk.devices.find(CODE) == DEVICE
     assert await desk.devices.spend(mine, minted()) is None
-    assert await desk.devices.decide(CODE, owner.id, approved=True)
+    assert await desk.says(owner, approved=True)
     polled = await desk.devices.poll(mine)
     assert polled is not None
     assert (polled.state, polled.account_id, polled.email) == (
@@ -179,7 +189,7 @@ async def test_a_device_waits_is_approved_and_gets_one_key(desk: Desk) -> None:
 async def test_of_many_polls_at_once_one_gets_the_key(desk: Desk) -> None:
     owner = await desk.customer()
     mine = await begun(desk)
-    await desk.devices.decide(CODE, owner.id, approved=True)
+    await desk.says(owner, approved=True)
     given = await asyncio.gather(*(desk.devices.spend(mine, minted()) for _ in range(8)))
     assert [one for one in given if one is not None] == [owner.id]
     assert len(await desk.accounts.keys(owner.id)) == 2
@@ -188,8 +198,8 @@ async def test_of_many_polls_at_once_one_gets_the_key(desk: Desk) -> None:
 async def test_the_first_answer_to_a_device_counts(desk: Desk) -> None:
     owner, other = await desk.customer(), await desk.customer()
     mine = await begun(desk)
-    assert await desk.devices.decide(CODE, owner.id, approved=False)
-    assert not await desk.devices.decide(CODE, other.id, approved=True)
+    assert await desk.says(owner, approved=False)
+    assert not await desk.says(other, approved=True)
     polled = await desk.devices.poll(mine)
     assert polled is not None
     assert polled.state is DeviceState.DENIED
@@ -199,7 +209,7 @@ async def test_the_first_answer_to_a_device_counts(desk: Desk) -> None:
 async def test_a_device_code_ends_with_its_time(desk: Desk) -> None:
     owner = await desk.customer()
     mine = await begun(desk)
-    await desk.devices.decide(CODE, owner.id, approved=True)
+    await desk.says(owner, approved=True)
     await desk.pass_time(DEVICE_CODE_S + 1)
     assert await desk.devices.poll(mine) is None
     assert await desk.devices.find(CODE) is None
@@ -239,7 +249,8 @@ def allowed(owner: Account) -> Permission:
 
 async def coded(desk: Desk, owner: Account) -> bytes:
     mine = digest()
-    await desk.codes.add(mine, allowed(owner), 60)
+    session = await desk.signs_in(owner)
+    assert await desk.codes.add(mine, allowed(owner), session.id, 60)
     return mine
 
 
@@ -462,9 +473,10 @@ async def test_of_two_that_open_the_same_account_at_once_one_does(desk: Desk) ->
 async def test_an_identity_opens_one_account(desk: Desk) -> None:
     owner, other = await desk.customer(), await desk.customer()
     identity = Identity(GOOGLE, "1001", owner.email)
-    assert await desk.identities.attach(identity, owner.id)
-    assert await desk.identities.attach(identity, owner.id)
-    assert not await desk.identities.attach(replace(identity, email=other.email), other.id)
+    assert await desk.identities.attach(identity, owner.id, owner.password_hash)
+    assert await desk.identities.attach(identity, owner.id, owner.password_hash)
+    theirs = replace(identity, email=other.email)
+    assert not await desk.identities.attach(theirs, other.id, other.password_hash)
     assert await desk.identities.account_of(GOOGLE, "1001") == owner
     assert not await desk.identities.is_proven(other.id)
 

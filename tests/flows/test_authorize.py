@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from kyma.errors import Code
-from kyma.flows.access import SIGN_UP_CREDIT
+from kyma.flows.access import SIGN_UP_CREDIT, Welcome
 from kyma.flows.authorize import Misasked
 from kyma.identity import challenge_of
 from kyma.keys import Scope
@@ -37,8 +37,9 @@ def hall() -> Hall:
     return Hall()
 
 
-async def a_code(hall: Hall, account_id: str) -> str:
-    address = await hall.authorize.allow(hall.authorize.checked(ASKED), account_id)
+async def a_code(hall: Hall, owner: Welcome) -> str:
+    person = await hall.person(owner)
+    address = await hall.authorize.allow(hall.authorize.checked(ASKED), person)
     query = parse_qs(urlsplit(address).query)
     assert address.startswith(f"{CALLBACK}?")
     assert query["state"] == ["s-1"]
@@ -47,7 +48,7 @@ async def a_code(hall: Hall, account_id: str) -> str:
 
 async def test_an_application_gets_a_key_for_its_code(hall: Hall) -> None:
     ana = await hall.customer()
-    code = await a_code(hall, ana.account.id)
+    code = await a_code(hall, ana)
     assert code not in repr(hall.ways)
     given = await hall.authorize.exchange({**TOLD, "code": code})
     assert (given.account_id, given.email) == (ana.account.id, "ana@example.com")
@@ -60,7 +61,7 @@ async def test_an_application_gets_a_key_for_its_code(hall: Hall) -> None:
 
 async def test_a_code_used_twice_loses_the_key_it_gave_and_everybody_is_told(hall: Hall) -> None:
     ana = await hall.customer()
-    code = await a_code(hall, ana.account.id)
+    code = await a_code(hall, ana)
     given = await hall.authorize.exchange({**TOLD, "code": code})
     again = await refusal_of(hall.authorize.exchange({**TOLD, "code": code}))
     assert again.code is Code.INVALID_GRANT
@@ -79,7 +80,7 @@ async def test_a_code_used_twice_loses_the_key_it_gave_and_everybody_is_told(hal
 )
 async def test_a_code_is_bound_to_who_asked_for_it(hall: Hall, changed: dict[str, str]) -> None:
     ana = await hall.customer()
-    code = await a_code(hall, ana.account.id)
+    code = await a_code(hall, ana)
     wrong = await refusal_of(hall.authorize.exchange({**TOLD, "code": code, **changed}))
     assert wrong.code is Code.INVALID_GRANT
     assert (await refusal_of(hall.authorize.exchange({**TOLD, "code": code}))).code is (
@@ -90,11 +91,26 @@ async def test_a_code_is_bound_to_who_asked_for_it(hall: Hall, changed: dict[str
 
 async def test_a_code_is_over_after_a_minute(hall: Hall) -> None:
     ana = await hall.customer()
-    code = await a_code(hall, ana.account.id)
+    code = await a_code(hall, ana)
     hall.clock.move(61)
     assert (await refusal_of(hall.authorize.exchange({**TOLD, "code": code}))).code is (
         Code.INVALID_GRANT
     )
+
+
+async def test_an_application_gets_no_key_once_its_person_signed_out_everywhere(
+    hall: Hall,
+) -> None:
+    ana = await hall.customer()
+    person, code = await hall.person(ana), await a_code(hall, ana)
+    assert await hall.sessions.end_all(person) == 1
+    assert (await refusal_of(hall.authorize.exchange({**TOLD, "code": code}))).code is (
+        Code.INVALID_GRANT
+    )
+    # Another process may take them for signed in for a moment yet.
+    late = await refusal_of(hall.authorize.allow(hall.authorize.checked(ASKED), person))
+    assert late.code is Code.FORBIDDEN
+    assert [key.name for key in await hall.accounts.keys(person.account_id)] == ["default"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ async def test_a_device_gets_a_key_named_after_it_once_its_person_approves(hall:
     assert (pending.code, pending.retryable) == (Code.AUTHORIZATION_PENDING, True)
     shown = await hall.devices.find(begun.user_code.lower(), ana.account.id)
     assert shown.client_name == "kyma-ter"
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=True)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
     given = await hall.devices.poll(begun.device_code)
     assert looks_like_key(given.api_key)
     assert (given.account_id, given.email) == (ana.account.id, "ana@example.com")
@@ -43,7 +43,7 @@ async def test_a_device_gets_a_key_named_after_it_once_its_person_approves(hall:
 async def test_a_device_code_gives_one_key_however_often_it_is_polled(hall: Hall) -> None:
     ana = await hall.customer()
     begun = await hall.devices.begin("kyma-ter")
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=True)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
     polls = [hall.devices.poll(begun.device_code) for _ in range(20)]
     ended = await asyncio.gather(*polls, return_exceptions=True)
     assert sum(not isinstance(one, BaseException) for one in ended) == 1
@@ -55,7 +55,7 @@ async def test_a_device_code_gives_one_key_however_often_it_is_polled(hall: Hall
 async def test_neither_secret_of_a_device_is_stored(hall: Hall) -> None:
     ana = await hall.customer()
     begun = await hall.devices.begin("kyma-ter")
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=True)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
     given = await hall.devices.poll(begun.device_code)
     stored = repr(hall.ways) + repr(hall.store)
     assert begun.device_code not in stored
@@ -65,9 +65,11 @@ async def test_neither_secret_of_a_device_is_stored(hall: Hall) -> None:
 async def test_a_device_that_is_denied_is_told_so(hall: Hall) -> None:
     ana = await hall.customer()
     begun = await hall.devices.begin("")
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=False)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=False)
     assert (await refusal_of(hall.devices.poll(begun.device_code))).code is Code.ACCESS_DENIED
-    again = await refusal_of(hall.devices.decide(begun.user_code, ana.account.id, approved=True))
+    again = await refusal_of(
+        hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
+    )
     assert again.code is Code.NOT_FOUND
 
 
@@ -105,8 +107,24 @@ async def test_an_approved_device_gets_its_key_even_in_a_hurry(hall: Hall) -> No
     ana = await hall.customer()
     begun = await hall.devices.begin("")
     await refusal_of(hall.devices.poll(begun.device_code))
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=True)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
     assert (await hall.devices.poll(begun.device_code)).account_id == ana.account.id
+
+
+async def test_a_device_gets_no_key_once_its_person_signed_out_everywhere(hall: Hall) -> None:
+    ana = await hall.customer()
+    person = await hall.person(ana)
+    begun, later = await hall.devices.begin("a box"), await hall.devices.begin("another")
+    await hall.devices.decide(begun.user_code, person, approved=True)
+    assert await hall.sessions.end_all(person) == 1
+    assert (await refusal_of(hall.devices.poll(begun.device_code))).code is Code.EXPIRED_TOKEN
+    # Another process may take them for signed in for a moment yet.
+    late = await refusal_of(hall.devices.decide(later.user_code, person, approved=True))
+    assert late.code is Code.NOT_FOUND
+    assert (await refusal_of(hall.devices.poll(later.device_code))).code is (
+        Code.AUTHORIZATION_PENDING
+    )
+    assert [key.name for key in await hall.accounts.keys(person.account_id)] == ["default"]
 
 
 async def test_guessing_short_codes_ends_and_right_ones_do_not_count(hall: Hall) -> None:
@@ -132,9 +150,11 @@ async def test_an_account_with_all_its_keys_approves_no_other(hall: Hall) -> Non
     ana = await hall.customer()
     for _ in range(MAX_KEYS - 1):
         begun = await hall.devices.begin("")
-        await hall.devices.decide(begun.user_code, ana.account.id, approved=True)
+        await hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
         await hall.devices.poll(begun.device_code)
     begun = await hall.devices.begin("")
-    full = await refusal_of(hall.devices.decide(begun.user_code, ana.account.id, approved=True))
+    full = await refusal_of(
+        hall.devices.decide(begun.user_code, await hall.person(ana), approved=True)
+    )
     assert full.code is Code.FORBIDDEN
-    await hall.devices.decide(begun.user_code, ana.account.id, approved=False)
+    await hall.devices.decide(begun.user_code, await hall.person(ana), approved=False)

@@ -105,7 +105,7 @@ async def test_an_account_is_opened_once_with_one_bonus_wherever_the_process_die
 async def test_a_persons_yes_to_a_device_counts_once_wherever_the_process_dies() -> None:
     async def case(at: int, where: str) -> bool:
         hall = Hall()
-        ana = (await hall.customer()).account.id
+        ana = await hall.person(await hall.customer())
         begun = await hall.devices.begin("a box")
         process = Process(hall, at)
         died = not await process.run(process.devices.decide(begun.user_code, ana, approved=True))
@@ -123,7 +123,7 @@ async def test_a_persons_yes_to_a_device_counts_once_wherever_the_process_dies()
 async def test_a_device_gets_one_key_or_asks_anew_wherever_the_process_dies() -> None:
     async def case(at: int, where: str) -> bool:
         hall = Hall()
-        ana = (await hall.customer()).account.id
+        ana = await hall.person(await hall.customer())
         begun = await hall.devices.begin("a box")
         await hall.devices.decide(begun.user_code, ana, approved=True)
         process = Process(hall, at)
@@ -140,7 +140,7 @@ async def test_a_device_gets_one_key_or_asks_anew_wherever_the_process_dies() ->
 async def test_a_code_gives_one_key_or_none_wherever_the_process_dies() -> None:
     async def case(at: int, where: str) -> bool:
         hall = Hall()
-        ana = (await hall.customer()).account.id
+        ana = await hall.person(await hall.customer())
         address = await hall.authorize.allow(hall.authorize.checked(ASKED), ana)
         told = {**TOLD, "code": parse_qs(urlsplit(address).query)["code"][0]}
         process = Process(hall, at)
@@ -157,7 +157,7 @@ async def test_a_code_gives_one_key_or_none_wherever_the_process_dies() -> None:
 async def test_a_replay_takes_the_first_key_back_wherever_the_process_dies() -> None:
     async def case(at: int, where: str) -> bool:
         hall = Hall()
-        ana = (await hall.customer()).account.id
+        ana = await hall.person(await hall.customer())
         address = await hall.authorize.allow(hall.authorize.checked(ASKED), ana)
         told = {**TOLD, "code": parse_qs(urlsplit(address).query)["code"][0]}
         given = await hall.authorize.exchange(told)

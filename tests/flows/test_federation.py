@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from adapters.memory.identity import MemoryIdentities
 from kyma.errors import Code
 from kyma.flows.access import NOBODY, SIGN_UP_CREDIT
 from kyma.flows.access import Client as Caller
 from kyma.flows.federation import Arrival
-from kyma.identity import Claims
+from kyma.identity import Claims, Identity
 from kyma.mail import Letter
 from kyma.throttles import LIMITS, Guarded
 from tests.flows.ways import HERE, Hall, refusal_of
@@ -94,6 +95,24 @@ async def test_its_password_joins_an_account_and_an_identity(hall: Hall) -> None
     later = await arrived(hall)
     assert (await hall.access.identify(later.session_token)).account_id == ana.account.id
     assert (await hall.access.login("ana@example.com", "secret-1")).account.id == ana.account.id
+
+
+async def test_a_password_that_is_replaced_meanwhile_joins_nothing(hall: Hall) -> None:
+    await hall.customer()
+    offer = (await arrived(hall)).offer
+    await hall.links.forgot("ana@example.com")
+    token, identities = hall.mailed(Letter.RESET)[1], hall.identities
+
+    class Late(MemoryIdentities):
+        async def attach(self, identity: Identity, account_id: str, password_hash: str) -> bool:
+            await hall.links.reset(token, "secret-2")
+            return await identities.attach(identity, account_id, password_hash)
+
+    hall.federation._identities = Late(hall.ways)
+    late = await refusal_of(hall.federation.prove_by_password(offer, "secret-1"))
+    assert late.code is Code.SIGN_IN_FAILED
+    assert hall.ways.identities == {}
+    assert hall.store.sessions == {}
 
 
 async def test_guessing_the_password_of_an_offer_is_throttled_as_signing_in_is(hall: Hall) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from adapters.memory.identity import MemoryWays
 from adapters.memory.keys import MemoryAttempts, MemoryKeys, MemorySignIns
 from adapters.memory.runtime import (
     MemoryChance,
@@ -79,7 +80,9 @@ async def a_house(*, confirms: bool = False) -> House:
         confirms=confirms,
     )
     keys = KeySettings(accounts, MemoryKeys(store), told, digests, clock, chance)
-    house = House(access, keys, Sessions(MemorySignIns(store), told), accounts, store, clock, told)
+    house = House(
+        access, keys, Sessions(MemorySignIns(MemoryWays(store)), told), accounts, store, clock, told
+    )
     house.token = (await access.register("ana@example.com", "secret-1")).session_token
     return house
 
@@ -206,6 +209,21 @@ async def test_a_key_hands_out_no_more_than_it_has(house: House) -> None:
     wider = {"scopes": frozenset({Scope.BILLING})}
     assert await code_of(house.keys.change(held, child.key.id, wider)) is Code.FORBIDDEN
     assert await house.keys.rotate(held, child.key.id, 0)
+
+
+async def test_who_is_remembered_after_the_end_makes_and_rotates_no_key(house: House) -> None:
+    mine, owner = await house.issue(), await house.owner()
+    manager = await house.issue(Policy(frozenset({Scope.KEYS_MANAGE, Scope.INFERENCE})))
+    held = await house.access.identify(manager.secret, Scope.KEYS_MANAGE)
+    await house.access.revoke_key(owner, manager.key.id)
+    await house.sessions.end_all(owner)
+    small = Wish("late", Policy(frozenset({Scope.INFERENCE})))
+    for late in (owner, held):
+        assert await code_of(house.keys.create(late, small)) is Code.FORBIDDEN
+        assert await code_of(house.keys.rotate(late, mine.key.id, 0)) is Code.NOT_FOUND
+        assert await code_of(house.keys.change(late, mine.key.id, {"name": "x"})) is Code.NOT_FOUND
+    names = [key.name for key in await house.accounts.keys(owner.account_id)]
+    assert sorted(names) == ["a key", "a key", "default"]
 
 
 async def test_a_key_with_limits_cannot_free_itself_of_them(house: House) -> None:

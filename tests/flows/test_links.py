@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from adapters.memory.runtime import MemoryPasswords
 from kyma.errors import Code
 from kyma.flows.access import SIGN_UP_CREDIT
 from kyma.flows.links import EQUAL_S
@@ -51,6 +52,40 @@ async def test_a_reset_ends_every_session_and_leaves_keys(hall: Hall) -> None:
     assert hall.invalidations.forgotten == [ana.account.id]
     assert ana.api_key is not None
     assert (await hall.access.identify(ana.api_key, Scope.INFERENCE)).email == "ana@example.com"
+
+
+async def reset_meanwhile(hall: Hall) -> None:
+    """From here on a password is replaced while it is being checked: that takes its time."""
+    await hall.links.forgot("ana@example.com")
+    token = hall.mailed(Letter.RESET)[1]
+
+    class Slow(MemoryPasswords):
+        async def matches(self, password: str, hashed: str | None) -> bool:
+            right = await super().matches(password, hashed)
+            if password == "secret-1":
+                await hall.links.reset(token, "secret-2")
+            return right
+
+    hall.access._passwords = hall.links._passwords = Slow()
+
+
+async def test_a_sign_in_with_the_password_before_ends_in_nothing_if_a_reset_came_between(
+    hall: Hall,
+) -> None:
+    await hall.customer()
+    wrong = await refusal_of(hall.access.login("ana@example.com", "guess"))
+    await reset_meanwhile(hall)
+    late = await refusal_of(hall.access.login("ana@example.com", "secret-1"))
+    assert (late.code, late.message) == (Code.WRONG_CREDENTIALS, wrong.message)
+    assert hall.store.sessions == {}
+    assert await hall.access.login("ana@example.com", "secret-2")
+
+
+async def test_a_confirmation_by_the_password_before_is_of_no_use_after_a_reset(hall: Hall) -> None:
+    await hall.links.greet(await hall.customer())
+    token = hall.mailed(Letter.VERIFY)[1]
+    await reset_meanwhile(hall)
+    assert (await refusal_of(hall.links.verify(token, "secret-1"))).code is Code.INVALID_LINK
 
 
 async def test_a_reset_takes_keys_along_when_asked(hall: Hall) -> None:
@@ -134,6 +169,21 @@ async def test_only_so_many_letters_go_to_an_address_whether_there_is_an_account
     for email in ("ana@example.com", "nobody@example.com"):
         for _ in range(LIMITS[Guarded.MAIL].per_subject):
             await hall.links.forgot(email, HERE)
+        assert (await refusal_of(hall.links.forgot(email, HERE))).code is Code.TOO_MANY_ATTEMPTS
+
+
+async def test_what_a_registration_is_followed_by_counts_among_the_letters_of_its_address() -> None:
+    """Else everybody could fill a mailbox by registering, whether there is an account or not."""
+    hall = Hall(confirms=True)
+    await hall.prove(await hall.customer("eve@example.com"))
+    allowed = LIMITS[Guarded.MAIL].per_subject
+    for email, letter in (
+        ("new@example.com", Letter.VERIFY),
+        ("eve@example.com", Letter.HAS_ACCOUNT),
+    ):
+        sent = [await hall.links.greet(await hall.customer(email), HERE) for _ in range(6)]
+        assert sent == [True] * allowed + [False] * (6 - allowed)
+        assert hall.letters().count(email) == hall.letters(letter).count(email) == allowed
         assert (await refusal_of(hall.links.forgot(email, HERE))).code is Code.TOO_MANY_ATTEMPTS
 
 

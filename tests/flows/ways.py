@@ -12,7 +12,7 @@ from adapters.memory.identity import (
     MemoryLinks,
     MemoryWays,
 )
-from adapters.memory.keys import MemoryAttempts
+from adapters.memory.keys import MemoryAttempts, MemorySignIns
 from adapters.memory.mail import MemoryMails
 from adapters.memory.referrals import MemoryReferrals
 from adapters.memory.runtime import (
@@ -33,11 +33,13 @@ from kyma.flows.federation import Federation
 from kyma.flows.links import MailLinks
 from kyma.flows.newcomers import Newcomers
 from kyma.flows.referrals import Referrals
+from kyma.flows.sessions import Sessions
 from kyma.flows.throttle import Throttle
 from kyma.identity import Claims, Client
 from kyma.mail import LINK_OF, Letter
 from kyma.money import ZERO
 from kyma.ports.identity import IdentityRefused, IdentityUnavailable
+from kyma.ports.storage import Principal
 
 BASE = "https://kyma.example"
 APP = Client("app", "An app", ("https://app.example/cb", "http://127.0.0.1/cb"))
@@ -92,6 +94,7 @@ class Hall:
             MemoryDeviceCodes(self.ways), self.accounts, self.ledger, throttle, self.digests,
             self.chance,
         )  # fmt: skip
+        self.sessions = Sessions(MemorySignIns(self.ways), self.invalidations)
         self.authorize = Authorize(
             {APP.id: APP}, MemoryAuthorizationCodes(self.ways), self.accounts, self.ledger,
             self.digests, self.invalidations, self.chance,
@@ -107,6 +110,10 @@ class Hall:
 
     async def customer(self, email: str = "ana@example.com", *, sent_by: str = "") -> Welcome:
         return await self.access.register(email, "secret-1", sent_by=sent_by)
+
+    async def person(self, welcome: Welcome) -> Principal:
+        """Whoever has the session that they were given."""
+        return await self.access.identify(welcome.session_token)
 
     async def prove(self, welcome: Welcome) -> None:
         """Its owner reads mail at the address."""

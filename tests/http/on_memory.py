@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,6 +48,7 @@ from adapters.settings import Settings
 from kyma.accounts import Account, Key
 from kyma.catalog.model import Catalogue
 from kyma.money import Usd, usd
+from kyma.ports.storage import Principal
 from tests.builders import a_key, a_session, an_account
 from tests.flows.upstreams import MODELS, PROVIDERS, Act, ScriptedUpstream
 from tests.http.wired import Answer
@@ -96,20 +97,30 @@ class Place:
         body: Any = None,
         *,
         secret: str | None = SECRET,
+        at_once: Callable[[], Awaitable[None]] | None = None,
         **headers: str,
     ) -> Answer:
-        """One request of a client that stays until it has its answer."""
+        """One request of a client that stays until it has its answer (`asked` tells the rest)."""
         raw = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         given = {"host": "gateway", "content-length": str(len(raw))}
         if secret is not None:
             given["authorization"] = f"Bearer {secret}"
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asked(self.gateway, method, path, given, raw)
+        return await asked(self.gateway, method, path, given, raw, at_once)
 
     async def chat(self, model: str = "big", **fields: Any) -> Answer:
         """A chat whose headers are the fields that are written with a capital letter."""
         headers = {name: fields.pop(name) for name in list(fields) if name[0].isupper()}
         return await self.ask("POST", "/v1/chat/completions", a_body(model, **fields), **headers)
+
+    async def person(self) -> Principal:
+        """The customer, signed in."""
+        (session,) = (
+            one for one in self.store.sessions.values() if one.account_id == self.account.id
+        )
+        found = await self.principals.principal(session.digest)
+        assert found is not None
+        return found
 
     async def spent(self) -> Usd:
         return Usd(CREDIT - (await self.ledger.balance(self.account.id)).posted)
@@ -154,7 +165,7 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None, **more: Any
         "receipts": receipts,
         "claims": claims,
         "key_rows": MemoryKeys(store),
-        "sign_ins": MemorySignIns(store),
+        "sign_ins": MemorySignIns(ways),
         "mails": MemoryMails(store.now),
         "bell": MemoryBell(),
         "referral_book": MemoryReferrals(store),
@@ -204,9 +215,17 @@ async def _customer(
 
 
 async def asked(
-    app: Any, method: str, path: str, headers: Mapping[str, str], body: bytes
+    app: Any,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    at_once: Callable[[], Awaitable[None]] | None = None,
 ) -> Answer:
-    """One request to an ASGI application by a client that waits for the end."""
+    """One request to an ASGI application by a client that waits for the end.
+
+    `at_once` is what the client does on its last byte, while the application may not be done yet.
+    """
     sent: list[dict[str, Any]] = []
     parts = [{"type": "http.request", "body": body}]
 
@@ -218,6 +237,9 @@ async def asked(
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body")
+        if is_last and at_once is not None:
+            await at_once()
 
     path, _, query = path.partition("?")
     scope = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,11 +20,16 @@ from adapters.http.schemas import SCHEMAS
 from adapters.memory.keys import MemoryKeys
 from adapters.memory.mail import MemoryMails
 from adapters.memory.payments import MemoryPayments
+from adapters.memory.requests import MemoryClaims
+from adapters.system import HmacDigests
+from adapters.vault import AesVault
 from kyma.accounts import Key
-from kyma.flows.repeats import LEASE_S, UNTOLD
-from kyma.idempotency import KEEP_S, fingerprint_of
+from kyma.flows.repeats import LEASE_S, UNTOLD, Repeats
+from kyma.idempotency import KEEP_S, digest_of, fingerprint_of
+from kyma.keys import MAX_KEYS
 from kyma.mail import Letter
-from kyma.ports.storage import StorageUnavailable
+from kyma.ports.requests import Claims
+from kyma.ports.storage import Principal, StorageUnavailable
 from tests.builders import a_key, new_id
 from tests.http.on_memory import SECRET, STRANGER, Place, a_body, a_place
 from tests.http.wired import Answer, ask, gateway
@@ -118,7 +124,7 @@ async def to_rotate(place: Place) -> Case:
 async def to_poll(place: Place) -> Case:
     begun = await place.ask("POST", "/v1/auth/device/code", {}, secret=None)
     code = begun.json()["user_code"]
-    await place.container.devices().decide(code, place.account.id, approved=True)
+    await place.container.devices().decide(code, await place.person(), approved=True)
     body = {"device_code": begun.json()["device_code"]}
     return Case("/v1/auth/device/token", body, {"device_code": "kd-other"}, None)
 
@@ -395,6 +401,41 @@ async def test_what_is_kept_of_a_request_holds_no_secret_in_clear() -> None:
         assert word not in stored
 
 
+async def digest_kept(claims: Claims, account: str, key: str) -> bytes:
+    """What is stored of the request that was made under a key."""
+    known = await claims.claim(account, digest_of(key), b"", new_id(), 1)
+    assert known is not None
+    return known.fingerprint
+
+
+async def test_no_digest_that_is_stored_lets_a_password_be_guessed() -> None:
+    """Whoever reads the table may know the rest of a body, and could try every password."""
+    place = await a_shop()
+    case = await CASES["login"](place)
+    nobody, keys = place.container.repeats().scope_of("127.0.0.1"), (KEY, f"{KEY}/2")
+    for key in keys:
+        assert (await case.ask(place, key=key)).status == 200
+    stored = {await digest_kept(place.claims, nobody, key) for key in keys}
+    assert len(stored) == 2, "one body looks different under another key"
+    asked = fingerprint_of("POST", case.path, case.raw())
+    for told in (case.raw(), asked, asked.hex().encode(), f"{KEY}\n{asked.hex()}".encode()):
+        assert stored.isdisjoint([told, *plain_digests(told)])
+    peppers = [HmacDigests(f"pepper-{name}" + "0" * 32) for name in "ab"]
+    claims = [MemoryClaims(place.store) for _ in peppers]
+    for shelf, digests in zip(claims, peppers, strict=True):
+        await Repeats(shelf, AesVault(), digests).begin("a", "", KEY, asked, new_id(), UNTOLD)
+    kept = {await digest_kept(shelf, "a", KEY) for shelf in claims}
+    assert len(kept) == 2, "no server can tell what another one has stored"
+
+
+def plain_digests(told: bytes) -> list[bytes]:
+    """Plain digests of these bytes."""
+    return [
+        *(hashlib.new(name, told).digest() for name in ("sha256", "sha512", "md5", "sha1")),
+        *(hashlib.blake2b(told, digest_size=size).digest() for size in (16, 32, 64)),
+    ]
+
+
 async def test_a_refused_request_gives_its_key_back_for_a_corrected_body() -> None:
     place = await a_shop()
     case = await CASES["createKey"](place)
@@ -407,7 +448,7 @@ async def test_a_device_asks_again_under_its_key_until_somebody_has_approved() -
     begun = (await place.ask("POST", "/v1/auth/device/code", {}, secret=None)).json()
     case = Case("/v1/auth/device/token", {"device_code": begun["device_code"]}, secret=None)
     assert (await case.ask(place)).status == 428
-    await place.container.devices().decide(begun["user_code"], place.account.id, approved=True)
+    await place.container.devices().decide(begun["user_code"], await place.person(), approved=True)
     first, again = await case.ask(place), await case.ask(place)
     assert first.json()["api_key"] == again.json()["api_key"]
 
@@ -491,6 +532,35 @@ async def _ask_and_leave(place: Place, case: Case) -> None:
         await place.gateway(scope, receive, send)
 
 
+async def test_a_try_that_is_refused_in_the_place_of_one_that_died_does_not_free_its_key() -> None:
+    """What the dead one did is not known: whoever goes on is held to its body and its id."""
+    place = await a_shop()
+    case = await CASES["createKey"](place)
+    id = await begun_by_another(place, "createKey", case)
+    full = {new_id(): a_key(place.account, name.encode()) for name in map(str, range(MAX_KEYS))}
+    place.store.keys.update({id: replace(key, id=id) for id, key in full.items()})
+    place.pass_time(LEASE_S + 1)
+    refused = await case.ask(place)
+    assert (refused.status, refused.json()["error"]["code"]) == (403, "forbidden")
+    for spare in full:
+        del place.store.keys[spare]
+    other = await case.ask(place, case.other)
+    assert (other.status, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    answer = await case.ask(place)
+    assert (answer.status, answer.json()["id"]) == (201, id)
+
+
+async def test_a_first_try_that_is_refused_frees_its_key() -> None:
+    place = await a_shop()
+    case = await CASES["createKey"](place)
+    full = {new_id(): a_key(place.account, name.encode()) for name in map(str, range(MAX_KEYS))}
+    place.store.keys.update({id: replace(key, id=id) for id, key in full.items()})
+    assert (await case.ask(place)).status == 403
+    for spare in full:
+        del place.store.keys[spare]
+    assert (await case.ask(place, case.other)).status == 201
+
+
 async def test_a_key_made_by_a_process_that_died_is_finished_and_not_made_again() -> None:
     """Between the key and the word that it is made: one key, whose secret somebody knows."""
     place = await a_shop()
@@ -508,8 +578,8 @@ async def test_a_key_made_by_a_process_that_died_is_finished_and_not_made_again(
 class LosesItsAnswer(MemoryKeys):
     """Writes the first key, and then cannot say so."""
 
-    async def create(self, key: Key) -> bool:
-        is_new = await super().create(key)
+    async def create(self, key: Key, by: Principal | None = None) -> bool:
+        is_new = await super().create(key, by)
         if is_new:
             raise StorageUnavailable("the connection broke after the commit")
         return is_new
