@@ -29,6 +29,10 @@ class LogBillingAlerts:
         """The books and the processor differ by it until somebody looks."""
         log.error("reversal_not_booked", payment=payment.id, entry=entry_id, outcome=outcome.value)
 
+    def not_read(self, which: str) -> None:
+        """What somebody wrote into it at the processor has to be put right there."""
+        log.error("payment_not_read", which=which)
+
     def left_waiting(self, what: str, error: BaseException) -> None:
         """Nothing is lost: the next round does it."""
         log.warning("left_for_the_next_round", what=what, error=f"{type(error).__name__}: {error}")

@@ -52,7 +52,7 @@ MAY_KNOW: Mapping[Letter, frozenset[str]] = MappingProxyType(
     {
         Letter.WELCOME: frozenset({"credit"}),
         Letter.RECEIPT: frozenset({"balance", "tax", "receipt_url"}),
-        Letter.REFUNDED: frozenset({"balance", "reason"}),
+        Letter.REFUNDED: frozenset({"balance", "reason", "auto_top_up"}),
         Letter.TIER_GRANTED: frozenset({"reason"}),
     }
 )

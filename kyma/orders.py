@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from kyma.errors import Code, Refusal
 from kyma.ledger import Kind, Outcome
+from kyma.mail import Letter, Mail
 from kyma.money import ZERO, Usd, decimal_text
 from kyma.payments import (
     CURRENCY,
@@ -112,10 +113,14 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """What came of a ruling. `is_news` is True once per payment and refusal."""
+    """What came of a ruling. `is_news` is True once per payment and refusal.
+
+    `top_up_off` holds the ids of reversals because of which auto top-up is off now.
+    """
 
     outcomes: tuple[tuple[Posting, Outcome], ...] = ()
     is_news: bool = False
+    top_up_off: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +231,23 @@ def _postings(payment: Payment) -> Iterator[Posting]:
 def returned(payment: Payment) -> Usd:
     """What of a payment has gone back to its buyer, as it now stands."""
     return Usd(sum(back.amount for back in payment.reversals if not back.reinstated))
+
+
+def letter_of(
+    posting: Posting, payment: Payment, customer: Customer, available: Usd, top_up_off: bool
+) -> Mail:
+    """What a buyer is written of an entry: the receipt of a deposit, or that money went back.
+
+    `available` is the balance by now; `top_up_off` says that auto top-up is off because of it.
+    """
+    facts = {"amount": decimal_text(posting.amount), "balance": decimal_text(available)}
+    if posting.kind is Kind.DEPOSIT:
+        if payment.tax > ZERO:
+            facts["tax"] = decimal_text(payment.tax)
+        if url := payment.invoice_url or payment.receipt_url:
+            facts["receipt_url"] = url
+        return Mail(f"receipt:{posting.id}", customer.email, Letter.RECEIPT, facts)
+    facts["reason"] = posting.reason
+    if top_up_off:
+        facts["auto_top_up"] = "switched off"
+    return Mail(f"refunded:{posting.id}", customer.email, Letter.REFUNDED, facts)

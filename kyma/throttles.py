@@ -31,6 +31,9 @@ class Guarded(StrEnum):
     """Opening a page to pay or to leave a card on, and charging a saved one. Whoever has a list of
     stolen cards tries them on a shop, and each try costs the shop a call and its good name."""
 
+    ASKING = "asking"
+    """Looking at what the payment processor has: it counts our questions, and buyers' go first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -47,6 +50,7 @@ LIMITS: Mapping[Guarded, Limit] = {
     Guarded.CODE: Limit(10, 30, 900),
     Guarded.MAIL: Limit(3, 20, 3600),
     Guarded.PURCHASE: Limit(10, 50, 900),
+    Guarded.ASKING: Limit(60, 300, 60),
 }
 
 

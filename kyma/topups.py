@@ -5,12 +5,14 @@ Pure. Amounts are nano-dollars; months are calendar months in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kyma.errors import Code, Refusal
+from kyma.ledger import Kind, Outcome
 from kyma.money import ZERO, Usd, decimal_text, usd
-from kyma.orders import CENT, check_purchase
+from kyma.orders import CENT, Posting, check_purchase
 
 LOW_BALANCE = usd("1")
 """Less than this is a low balance, for who ever had twice as much: see `low_mark`."""
@@ -20,6 +22,15 @@ MAX_FAILURES = 3
 
 PAUSES = (timedelta(minutes=10), timedelta(hours=1))
 """After the first failure, and after the second: a card declined just now is declined again."""
+
+RESUME_AFTER = timedelta(minutes=1)
+"""A charge that has not ended after this is looked at again; whoever made it has died."""
+
+RESUME_AT_MOST = timedelta(hours=1)
+"""The longest from one look at such a charge to the next."""
+
+LONG = timedelta(hours=1)
+"""After this the owner is told that a charge has not ended."""
 
 MAX_CEILING = usd("100000")
 
@@ -107,13 +118,44 @@ def is_last(setting: TopUp) -> bool:
 def after(setting: TopUp, failure: str | None, now: datetime) -> TopUp:
     """The setting once a charge has ended: None for a success."""
     if failure is None:
-        return replace(setting, failures=0, not_before=None, message="")
+        # Why it was switched off meanwhile still has to be said.
+        message = "" if setting.enabled else setting.message
+        return replace(setting, failures=0, not_before=None, message=message)
     failures = setting.failures + 1
     if is_last(setting):
         message = f"Switched off after {failures} failed payments. The last one: {failure}"
         return replace(setting, enabled=False, failures=failures, not_before=None, message=message)
     pause = PAUSES[min(failures, len(PAUSES)) - 1]
     return replace(setting, failures=failures, not_before=now + pause)
+
+
+def after_reversals(
+    setting: TopUp, outcomes: Iterable[tuple[Posting, Outcome]]
+) -> tuple[TopUp, frozenset[str]]:
+    """The setting once these were booked, and the ids of those because of which it is off.
+
+    Money that goes back takes credit away: what is charged for that goes back as well. One that
+    was booked before does nothing again, for its owner may have switched it on since.
+    """
+    stopped: set[str] = set()
+    for posting, outcome in outcomes:
+        if posting.kind is not Kind.REVERSAL:
+            continue
+        message = f"Switched off because money went back: {posting.reason}."
+        if outcome is Outcome.DONE and setting.enabled:
+            setting = replace(setting, enabled=False, not_before=None, message=message)
+        if not setting.enabled and setting.message == message:
+            stopped.add(posting.id)
+    return setting, frozenset(stopped)
+
+
+def pause_after(resumes: int) -> timedelta:
+    """How long until a charge that has not ended is looked at again, after so many looks.
+
+    One, two, four … minutes, at most `RESUME_AT_MOST`: what the processor could not answer just
+    now it cannot answer in five seconds, and everybody else's top-up would wait for the answer.
+    """
+    return min(RESUME_AFTER * (1 << min(resumes, 10)), RESUME_AT_MOST)
 
 
 def month_of(now: datetime) -> datetime:

@@ -30,7 +30,7 @@ from kyma.idempotency import HEADER as IDEMPOTENCY_KEY
 from kyma.keys import Scope
 from kyma.orders import OrderState
 from kyma.throttles import Guarded
-from kyma.topups import TopUp
+from kyma.topups import TopUp, check
 
 if TYPE_CHECKING:
     from adapters.http.app import Parts
@@ -40,7 +40,7 @@ NOTICE_BYTES = 256 * 1024
 
 SIGNATURE = "Stripe-Signature"
 AWAY = (Code.BILLING_OFF, Code.PROCESSOR_UNAVAILABLE, Code.PAYMENT_FAILED)
-BEGUN = (*AWAY, Code.TOO_MANY_ATTEMPTS)
+ASKED = (*AWAY, Code.TOO_MANY_ATTEMPTS)
 AMOUNTS = ("threshold", "amount", "monthly_ceiling")
 
 
@@ -53,12 +53,34 @@ class Sales:
     auto: AutoTopUps
     throttle: Throttle
 
-    async def begin(self, account_id: str) -> None:
-        """Count a purchase that somebody begins, or refuse it, before the processor is asked."""
-        await self.throttle.take(Guarded.PURCHASE, client().address, account_id)
+    async def begin(self, account_id: str, key: str | None = None) -> None:
+        """Count a purchase that somebody begins, or refuse it, before the processor is asked.
+
+        A repetition under its key begins none, and whether that was charged is not ours to say.
+        """
+        if key is None or not await self.credits.is_begun(account_id, key):
+            await self.throttle.take(Guarded.PURCHASE, client().address, account_id)
+            return
+        try:
+            await self.ask(account_id)
+        except Refusal as refusal:
+            raise Refusal(
+                refusal.code,
+                f"{refusal.message} This purchase was begun before, and goes on as it did.",
+                retry_after_s=refusal.retry_after_s,
+                charged=None,
+            ) from refusal
+
+    async def ask(self, account_id: str) -> None:
+        """Count a question to the processor, or refuse it."""
+        await self.throttle.take(Guarded.ASKING, client().address, account_id)
 
     async def state_of(self, account_id: str, order_id: str) -> str:
-        """How an account's order stands now, the processor asked."""
+        """How an account's order stands now, the processor asked; if not too often, that is."""
+        try:
+            await self.ask(account_id)
+        except Refusal:
+            return (await self.credits.known(account_id, order_id)).state.value
         return (await self.credits.returned(account_id, order_id)).state.value
 
 
@@ -97,7 +119,7 @@ def _estimates(blueprint: Blueprint, parts: Parts) -> None:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=BEGUN,
+        errors=ASKED,
         query={"amount": text("US dollars, whole cents, from 5 to 10,000; needed.")},
         answers={200: "Estimate"},
     )
@@ -121,14 +143,14 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         limiter=Rate.NONE,
         meter=Meter.PURCHASE,
         repeat=Repeat.SAME,
-        errors=BEGUN,
+        errors=ASKED,
         body="Purchase",
         answers={200: "Order"},
     )
     async def checkout() -> Response:
         account = (await signed_in(parts.access)).account_id
         shop, amount = open_shop(parts), purchase(await json_object())
-        await shop.begin(account)
+        await shop.begin(account, _key())
         return _json(order_json(await shop.credits.buy(account, amount, _key())))
 
     @blueprint.get("/checkout/<order_id>")
@@ -141,12 +163,14 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=AWAY,
+        errors=ASKED,
         answers={200: "Order"},
     )
     async def order(order_id: str) -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(order_json(await open_shop(parts).credits.returned(account, order_id)))
+        shop = open_shop(parts)
+        await shop.ask(account)
+        return _json(order_json(await shop.credits.returned(account, order_id)))
 
     @blueprint.post("/charge")
     @operation(
@@ -160,7 +184,7 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         limiter=Rate.NONE,
         meter=Meter.PURCHASE,
         repeat=Repeat.SAME,
-        errors=(*BEGUN, Code.PAYMENT_ACTION, Code.NOT_FOUND),
+        errors=(*ASKED, Code.PAYMENT_ACTION, Code.NOT_FOUND),
         body="CardPurchase",
         answers={200: "Order", 202: "Order"},
     )
@@ -168,7 +192,7 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         account = (await signed_in(parts.access)).account_id
         shop, body = open_shop(parts), await json_object()
         card, amount = optional_text(body, "card_id"), purchase(body)
-        await shop.begin(account)
+        await shop.begin(account, _key())
         known = await shop.credits.charge(account, amount, card, _key())
         return _json(order_json(known), 200 if known.state is OrderState.CREDITED else 202)
 
@@ -178,10 +202,12 @@ def _cards(blueprint: Blueprint, parts: Parts) -> None:
     @_about_cards("listCards", "Saved cards", "CardList")
     async def cards() -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(cards_json(await open_shop(parts).till.cards(account)))
+        shop = open_shop(parts)
+        await shop.ask(account)
+        return _json(cards_json(await shop.till.cards(account)))
 
     @blueprint.post("/cards")
-    @_about_cards("saveCard", "A page to leave a card on", "CardPage", Repeat.SHOWN_ONCE, BEGUN)
+    @_about_cards("saveCard", "A page to leave a card on", "CardPage", Repeat.SHOWN_ONCE)
     async def save() -> Response:
         account = (await signed_in(parts.access)).account_id
         shop = open_shop(parts)
@@ -192,13 +218,17 @@ def _cards(blueprint: Blueprint, parts: Parts) -> None:
     @_about_cards("chooseCard", "Make a saved card the default", "CardList")
     async def choose(card_id: str) -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(cards_json(await open_shop(parts).till.choose(account, card_id)))
+        shop = open_shop(parts)
+        await shop.ask(account)
+        return _json(cards_json(await shop.till.choose(account, card_id)))
 
     @blueprint.delete("/cards/<card_id>")
     @_about_cards("removeCard", "Remove a saved card", "CardList")
     async def remove(card_id: str) -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(cards_json(await open_shop(parts).till.remove(account, card_id)))
+        shop = open_shop(parts)
+        await shop.ask(account)
+        return _json(cards_json(await shop.till.remove(account, card_id)))
 
 
 def _about_cards(
@@ -206,7 +236,6 @@ def _about_cards(
     summary: str,
     answer: str,
     repeat: Repeat | None = None,
-    errors: tuple[Code, ...] = AWAY,
 ) -> Callable[[View], View]:
     """Cards live at the processor; a number is never seen here."""
     return operation(
@@ -217,7 +246,7 @@ def _about_cards(
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=errors,
+        errors=ASKED,
         answers={200: answer},
         repeat=repeat,
     )
@@ -247,20 +276,24 @@ def _top_up(blueprint: Blueprint, parts: Parts) -> None:
         summary="Set auto top-up",
         description="Below `threshold` the default card is charged `amount`, up to "
         "`monthly_ceiling` in a calendar month (UTC). Three failures in a row switch it off. "
-        "What is left out stays as it was.",
+        "What is left out stays as it was. Switching it on counts as a purchase begun, for the "
+        "throttle; money that goes back switches it off, and `message` says so.",
         auth=Auth.KEY,
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=AWAY,
+        errors=ASKED,
         body="AutoTopUpSetting",
         answers={200: "AutoTopUp"},
     )
     async def set_top_up() -> Response:
         account = (await signed_in(parts.access)).account_id
-        auto, body = open_shop(parts).auto, await json_object()
-        await auto.choose(_chosen(account, body, (await auto.setting(account))[0]))
-        return _json(topup_json(*await auto.setting(account)))
+        shop, body = open_shop(parts), await json_object()
+        chosen = _chosen(account, body, (await shop.auto.setting(account))[0])
+        if chosen.enabled:  # else nobody is asked, and switching off is never refused
+            await shop.begin(account)
+        await shop.auto.choose(chosen)
+        return _json(topup_json(*await shop.auto.setting(account)))
 
 
 def _chosen(account_id: str, body: dict[str, Any], before: TopUp | None) -> TopUp:
@@ -276,7 +309,9 @@ def _chosen(account_id: str, body: dict[str, Any], before: TopUp | None) -> TopU
         else amount_field(body, name)
         for name in AMOUNTS
     )
-    return TopUp(account_id, enabled, threshold, amount, ceiling)
+    chosen = TopUp(account_id, enabled, threshold, amount, ceiling)
+    check(chosen)
+    return chosen
 
 
 def _invoices(blueprint: Blueprint, parts: Parts) -> None:
@@ -290,12 +325,14 @@ def _invoices(blueprint: Blueprint, parts: Parts) -> None:
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=AWAY,
+        errors=ASKED,
         answers={200: "InvoiceList"},
     )
     async def invoices() -> Response:
         account = (await signed_in(parts.access)).account_id
-        return _json(invoices_json(await open_shop(parts).till.invoices(account)))
+        shop = open_shop(parts)
+        await shop.ask(account)
+        return _json(invoices_json(await shop.till.invoices(account)))
 
 
 def _webhook(blueprint: Blueprint, parts: Parts) -> None:

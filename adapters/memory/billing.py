@@ -26,7 +26,7 @@ from kyma.orders import (
 from kyma.payments import Checkout, Event, Order, Payment, PaymentState
 from kyma.ports.billing import NotBooked
 from kyma.statements import MOVING, Line, LineFilter, Place, Statement, line_of, statement, summed
-from kyma.topups import LowBalance, low_mark
+from kyma.topups import LowBalance, TopUp, after_reversals, low_mark
 
 GOOD = frozenset({Outcome.DONE, Outcome.EXISTS})
 ARMING = frozenset({Kind.DEPOSIT, Kind.GRANT})
@@ -47,6 +47,7 @@ class MemoryTill:
     events: dict[str, tuple[Event, datetime | None]] = field(default_factory=dict)
     last_round: datetime | None = None
     told: set[str] = field(default_factory=set)
+    top_ups: dict[str, TopUp] = field(default_factory=dict)
     turn: int = 0
 
     def put(self, known: KnownOrder) -> None:
@@ -123,10 +124,11 @@ class MemoryOrders:
         refusal = "" if entry_id else ruling.refusal
         till.payments[payment.id] = (payment, refusal, entry_id)
         outcomes = tuple((posting, self._post(ruling, posting)) for posting in ruling.postings)
+        stopped = self._stop_top_ups(payment.account_id, outcomes)
         self._advance(ruling)
         if event_id is not None:
             till.process(event_id)
-        return Booked(outcomes, bool(refusal) and refusal != refused)
+        return Booked(outcomes, bool(refusal) and refusal != refused, stopped)
 
     def _check(self, ruling: Ruling, entry_id: str | None) -> None:
         if entry_id is None:
@@ -148,6 +150,15 @@ class MemoryOrders:
         if posting.kind is Kind.REVERSAL:
             return ledger.reverse_now(posting.id, about, posting.amount, posting.reason)
         return ledger.reinstate_now(posting.id, about, posting.reason)
+
+    def _stop_top_ups(
+        self, account_id: str, outcomes: tuple[tuple[Posting, Outcome], ...]
+    ) -> frozenset[str]:
+        setting = self._till.top_ups.get(account_id)
+        if setting is None:
+            return frozenset()
+        self._till.top_ups[account_id], stopped = after_reversals(setting, outcomes)
+        return stopped
 
     def _advance(self, ruling: Ruling) -> None:
         known = self._till.orders.get(ruling.order_id or "")
@@ -284,6 +295,11 @@ class MemoryBillingAlerts:
     uncredited: list[tuple[str, str]] = field(default_factory=list)
     unreversed: list[tuple[str, str, Outcome]] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def not_read(self, which: str) -> None:
+        """Which."""
+        self.unread.append(which)
 
     def not_credited(self, payment: Payment, reason: str) -> None:
         """Which, and why."""

@@ -27,7 +27,7 @@ from kyma.payments import (
     PaymentState,
     Reversal,
 )
-from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable, UnreadablePayment
 
 SECRET = b"memory-webhook-secret"
 TOLERANCE_S = 300
@@ -81,6 +81,7 @@ class MemoryPayments:
         self._default: dict[str, str] = {}
         self._invoices: list[tuple[str, Invoice]] = []
         self._made = 0
+        self._odd: set[str] = set()
         self._down: list[bool] = []
         self._open = asyncio.Event()
         self._open.set()
@@ -125,7 +126,7 @@ class MemoryPayments:
                 self._of_order[order.id] = known
             page = self._pages[known]
             if page.back_url != back_url:
-                raise ProcessorRefused("the same key with other parameters")
+                raise ProcessorUnavailable("the same key with other parameters")
             return page.shown
 
     async def tax(self, order: Order, customer: str) -> Usd:
@@ -164,7 +165,7 @@ class MemoryPayments:
         """By its own id or its page's."""
         async with self._answering():
             page = self._pages.get(id)
-            return self._payments.get((page.payment_id or "") if page else id)
+            return self._read((page.payment_id or "") if page else id)
 
     async def cancel(self, id: str) -> Payment | None:
         """Unless it is paid or under way."""
@@ -178,12 +179,25 @@ class MemoryPayments:
                 self._set(gone, "payment.canceled")
             return self._payments.get(id)
 
-    async def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
+    async def payment_of(self, order: Order, customer: str) -> Payment | None:
+        """By the order that it names, of the customer's."""
+        async with self._answering():
+            for payment in self._payments.values():
+                if (payment.order_id, payment.customer) == (order.id, customer):
+                    return self._read(payment.id)
+            return None
+
+    def _read(self, id: str) -> Payment | None:
+        if id in self._odd:
+            raise UnreadablePayment(id, "it was garbled")
+        return self._payments.get(id)
+
+    async def changed_since(self, moment: datetime) -> AsyncIterator[str]:
         """Those that changed at or after it."""
         async with self._answering():
-            found = [self._payments[id] for id, at in self._changed.items() if at >= moment]
-        for payment in found:
-            yield payment
+            found = [id for id, at in self._changed.items() if at >= moment]
+        for id in found:
+            yield id
 
     async def invoices(self, customer: str) -> Sequence[Invoice]:
         """Newest first."""
@@ -303,6 +317,14 @@ class MemoryPayments:
     def change(self, payment_id: str, **fields: Any) -> None:
         """Let a payment stand otherwise: another amount, currency or owner."""
         self._set(replace(self._payments[payment_id], **fields), "payment.changed")
+
+    def garble(self, payment_id: str) -> None:
+        """Somebody writes into a payment what nobody can read."""
+        self._odd.add(payment_id)
+
+    def mend(self, payment_id: str) -> None:
+        """And puts it right."""
+        self._odd.discard(payment_id)
 
     def go_down(self, calls: int = 1, *, after_acting: bool = False) -> None:
         """Of the next calls none is answered; what they ask for may be done all the same."""

@@ -20,6 +20,8 @@ class _Charge:
     amount: Usd
     """Taxes included."""
 
+    resume_at: datetime
+    resumes: int = 0
     state: str = "running"
 
 
@@ -28,16 +30,15 @@ class MemoryTopUps:
     """The `TopUps` port."""
 
     till: MemoryTill
-    settings: dict[str, TopUp] = field(default_factory=dict)
     charges: dict[str, _Charge] = field(default_factory=dict)
 
     async def setting(self, account_id: str) -> TopUp | None:
         """As chosen."""
-        return self.settings.get(account_id)
+        return self.till.top_ups.get(account_id)
 
     async def choose(self, setting: TopUp) -> None:
         """In the place of the one before."""
-        self.settings[setting.account_id] = setting
+        self.till.top_ups[setting.account_id] = setting
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
         """Failed charges took nothing, unless their owner paid them after all."""
@@ -56,7 +57,7 @@ class MemoryTopUps:
 
     async def due(self, limit: int = 100) -> Sequence[TopUp]:
         """By the rule."""
-        found = [setting for setting in self.settings.values() if await self._is_due(setting)]
+        found = [setting for setting in self.till.top_ups.values() if await self._is_due(setting)]
         return found[:limit]
 
     async def _is_due(self, setting: TopUp) -> bool:
@@ -71,20 +72,43 @@ class MemoryTopUps:
 
     async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together."""
-        setting = self.settings.get(order.account_id)
+        setting = self.till.top_ups.get(order.account_id)
         if setting is None or setting.amount != order.amount:
             return False
-        setting = self.settings[order.account_id] = replace(setting, tax=tax)
+        setting = self.till.top_ups[order.account_id] = replace(setting, tax=tax)
         if not await self._is_due(setting):
             return False
         self.till.put(KnownOrder(order, customer))
-        attempt = Attempt(order.id, order.account_id, card_id, self.till.store.now())
-        self.charges[order.id] = _Charge(attempt, Usd(order.amount + tax))
+        now = self.till.store.now()
+        attempt = Attempt(order.id, order.account_id, card_id, now)
+        resume_at = now + rules.pause_after(0)
+        self.charges[order.id] = _Charge(attempt, Usd(order.amount + tax), resume_at)
         return True
 
     async def running(self, limit: int = 100) -> Sequence[Attempt]:
         """Oldest first."""
         return [c.attempt for c in self.charges.values() if c.state == "running"][:limit]
+
+    async def running_of(self, account_id: str) -> Attempt | None:
+        """At most one."""
+        running = await self.running(len(self.charges))
+        return next((one for one in running if one.account_id == account_id), None)
+
+    async def take_stalled(self, limit: int = 100) -> Sequence[Attempt]:
+        """By the rule."""
+        now = self.till.store.now()
+        stalled = [charge for charge in self.charges.values() if self._is_stalled(charge, now)]
+        stalled.sort(key=lambda charge: charge.resume_at)
+        for charge in stalled[:limit]:
+            charge.resumes += 1
+            charge.resume_at = now + rules.pause_after(charge.resumes)
+        return [charge.attempt for charge in stalled[:limit]]
+
+    def _is_stalled(self, charge: _Charge, now: datetime) -> bool:
+        if charge.state != "running":
+            return False
+        is_over = now >= charge.attempt.created_at + rules.RESUME_AFTER
+        return charge.resume_at <= now or (is_over and self._is_credited(charge))
 
     async def end(self, order_id: str, failure: str | None) -> TopUp | None:
         """Once."""
@@ -93,6 +117,6 @@ class MemoryTopUps:
             return None
         charge.state = "paid" if failure is None else "failed"
         account = charge.attempt.account_id
-        setting = rules.after(self.settings[account], failure, self.till.store.now())
-        self.settings[account] = setting
+        setting = rules.after(self.till.top_ups[account], failure, self.till.store.now())
+        self.till.top_ups[account] = setting
         return setting

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 import aiohttp
 import stripe
+import structlog
 
 from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
+
+log = structlog.get_logger("kyma.payments")
 
 API_VERSION = "2026-10-28.endive"
 """The version whose fields are read here, whatever the account's own default is."""
@@ -44,19 +47,35 @@ def answered() -> Iterator[None]:
     """Turn what goes wrong in a call into the port's errors.
 
     Whatever leaves it open whether Stripe acted is `ProcessorUnavailable`: no connection, a
-    broken body, 409 (the same key is under way), 429, 5xx. A clear no is `ProcessorRefused`.
+    broken body, 409 (the same key is under way), 429, 5xx. A clear no to what was asked is
+    `ProcessorRefused`. Anything else is about us, such as a key that was rolled or may not do
+    this: no customer can help it, so it is unavailable too, and the operator hears of it.
     """
     try:
         yield
     except stripe.CardError as error:
         raise ProcessorRefused(str(error), error.user_message or "") from error
+    except stripe.InvalidRequestError as error:
+        raise ProcessorRefused(str(error)) from error
     except (stripe.APIConnectionError, stripe.APIError, stripe.RateLimitError) as error:
         raise ProcessorUnavailable(str(error)) from error
     except stripe.StripeError as error:
-        raise ProcessorRefused(str(error)) from error
+        _report(error)
+        raise ProcessorUnavailable(str(error)) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         # The library reads the body outside of its own net (16.1.0, AIOHTTPClient).
         raise ProcessorUnavailable(f"no whole answer: {type(error).__name__}") from error
+
+
+def _report(error: stripe.StripeError) -> None:
+    """Without its words, which may show a part of the key."""
+    log.error(
+        "processor_misconfigured",
+        error=type(error).__name__,
+        status=error.http_status,
+        code=error.code,
+        request=error.request_id,
+    )
 
 
 def is_missing(error: stripe.InvalidRequestError) -> bool:

@@ -53,15 +53,28 @@ def is_ours(intent: stripe.PaymentIntent) -> bool:
     return all(mark in intent.metadata for mark in (ORDER, ACCOUNT, SOURCE))
 
 
+def order_of(intent: stripe.PaymentIntent) -> str | None:
+    """The order that it names, if it names one."""
+    if ORDER not in intent.metadata:
+        return None
+    named: str = intent.metadata[ORDER]
+    return named
+
+
 def payment_of(
     intent: stripe.PaymentIntent,
     refunds: Iterable[stripe.Refund],
     disputes: Iterable[stripe.Dispute],
     session: stripe.checkout.Session | None,
 ) -> Payment:
-    """A payment of ours as it now stands; `session` is its Checkout, if it had one."""
+    """A payment of ours as it now stands; `session` is its Checkout, if it had one.
+
+    `ValueError` if what stands there makes no sense.
+    """
     total = intent.amount_received or intent.amount
     tax = tax_of(intent, session)
+    if tax > total:
+        raise ValueError(f"of its {total} cents {tax} are taxes")
     charge = charge_of(intent)
     error = intent.last_payment_error
     return Payment(
@@ -88,7 +101,12 @@ def tax_of(intent: stripe.PaymentIntent, session: stripe.checkout.Session | None
     if session is not None:
         details = session.total_details
         return details.amount_tax if details else 0
-    return int(intent.metadata[TAX_CENTS]) if TAX_CENTS in intent.metadata else 0
+    if TAX_CENTS not in intent.metadata:
+        return 0
+    written = intent.metadata[TAX_CENTS]
+    if not (written.isascii() and written.isdigit()):
+        raise ValueError(f"its {TAX_CENTS} is {written!r}, which is no number of cents")
+    return int(written)
 
 
 def charge_of(intent: stripe.PaymentIntent) -> stripe.Charge | None:

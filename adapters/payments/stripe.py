@@ -25,7 +25,7 @@ from adapters.payments.calls import (
 )
 from kyma.money import ZERO, Usd
 from kyma.payments import CURRENCY, Card, Checkout, Event, Invoice, Order, Payment, Source
-from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable, UnreadablePayment
 
 if TYPE_CHECKING:
     from stripe.params import InvoiceListParams, PaymentIntentCreateParams
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 KEYS_HOLD = timedelta(hours=23)
 """Stripe may forget an idempotency key after 24 hours: an older order is never sent again."""
+
+SLACK = timedelta(minutes=10)
+"""By how much our clock and Stripe's may differ."""
 
 PAGE = 100
 PRODUCT = "Kyma credit"
@@ -156,7 +159,7 @@ class StripePayments:
         """A payment that was just made. From here on there is no refusal: money may have moved."""
         try:
             found = await self.payment(id)
-        except ProcessorRefused as error:
+        except (ProcessorRefused, UnreadablePayment) as error:
             raise ProcessorUnavailable(f"{id} of order {order.id} was made: {error}") from error
         if found is None:
             raise ProcessorUnavailable(f"{id} of order {order.id} was made, and is not found yet")
@@ -191,16 +194,33 @@ class StripePayments:
                     raise
         return await self.payment(id)
 
-    async def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
+    async def payment_of(self, order: Order, customer: str) -> Payment | None:
+        """Looked up among the customer's own since the order, by what was given along."""
+        since = int((order.created_at - SLACK).timestamp())
+        with answered():
+            try:
+                page = await self._client.v1.payment_intents.list_async(
+                    {"customer": customer, "created": {"gte": since}, "limit": PAGE}
+                )
+                found = [
+                    intent.id
+                    async for intent in page.auto_paging_iter()
+                    if reading.order_of(intent) == order.id
+                ]
+            except stripe.InvalidRequestError as error:
+                if is_missing(error):
+                    return None
+                raise
+        return await self.payment(found[0]) if found else None
+
+    async def changed_since(self, moment: datetime) -> AsyncIterator[str]:
         """Payments made since, and those that events, refunds or disputes since are about.
 
         Stripe lists by time of creation only, and keeps events for 30 days: of what is older, a
         dispute's end or a refund's failure is found by `payment` alone.
         """
         for id in await self._changed(int(moment.timestamp())):
-            found = await self.payment(id)
-            if found is not None:
-                yield found
+            yield id
 
     async def invoices(self, customer: str) -> Sequence[Invoice]:
         """Newest first, drafts left out."""
@@ -320,7 +340,10 @@ class StripePayments:
         if charge is not None and charge.disputed:
             page = await self._client.v1.disputes.list_async({"payment_intent": intent.id})
             disputes = [dispute async for dispute in page.auto_paging_iter()]
-        return reading.payment_of(intent, refunds, disputes, session)
+        try:
+            return reading.payment_of(intent, refunds, disputes, session)
+        except ValueError as error:
+            raise UnreadablePayment(intent.id, str(error)) from error
 
     async def _changed(self, since: int) -> dict[str, None]:
         """Ids of payments, each once, in the order found."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres import ledger
+from adapters.postgres.topup_settings import put_setting, setting_of
 from adapters.postgres.units import PostgresUnits
 from kyma.ledger import Flag, Kind, Outcome
 from kyma.money import Usd
@@ -31,6 +32,7 @@ from kyma.orders import (
 )
 from kyma.payments import Checkout, Event, Order, Payment, PaymentState, Source
 from kyma.ports.billing import NotBooked
+from kyma.topups import after_reversals
 
 CUSTOMER = text(
     "SELECT a.email, b.customer FROM accounts a"
@@ -217,6 +219,7 @@ async def _book(connection: AsyncConnection, ruling: Ruling, event_id: str | Non
     kept = {name: value for name, value in asdict(payment).items() if name not in UNKEPT}
     refused = await connection.scalar(KEEP_PAYMENT, {**kept, "state": payment.state.value})
     outcomes = [(posting, await _post(connection, payment, posting)) for posting in ruling.postings]
+    stopped = await _stop_top_ups(connection, payment.account_id, outcomes)
     marks = {
         "id": payment.id,
         "returned": returned(payment),
@@ -237,7 +240,7 @@ async def _book(connection: AsyncConnection, ruling: Ruling, event_id: str | Non
         )
     if event_id is not None:
         await connection.execute(PROCESSED, {"id": event_id})
-    return Booked(tuple(outcomes), bool(refusal) and refusal != refused)
+    return Booked(tuple(outcomes), bool(refusal) and refusal != refused, stopped)
 
 
 UNKEPT = frozenset({"reversals", "message", "action_url"})
@@ -256,6 +259,21 @@ async def _post(connection: AsyncConnection, payment: Payment, posting: Posting)
     if outcome not in {Outcome.DONE, Outcome.EXISTS}:
         raise NotBooked(f"entry {posting.id}: {outcome}")
     return outcome
+
+
+async def _stop_top_ups(
+    connection: AsyncConnection, account_id: str, outcomes: Sequence[tuple[Posting, Outcome]]
+) -> frozenset[str]:
+    """By the rule; the account's balance is locked by now, and its setting comes after that."""
+    if not any(posting.kind is Kind.REVERSAL for posting, _ in outcomes):
+        return frozenset()
+    before = await setting_of(connection, account_id, lock=True)
+    if before is None:
+        return frozenset()
+    setting, stopped = after_reversals(before, outcomes)
+    if setting != before:
+        await put_setting(connection, setting)
+    return stopped
 
 
 class PostgresNotices:

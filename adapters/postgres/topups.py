@@ -13,32 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres.orders import insert_order
+from adapters.postgres.topup_settings import SETTING, put_setting, setting_of, top_up_of
 from adapters.postgres.units import PostgresUnits
 from kyma import topups as rules
 from kyma.money import Usd
 from kyma.payments import Order
 from kyma.topups import LOW_BALANCE, Attempt, LowBalance, TopUp
 
-SETTING = """
-    t.account_id::text AS account_id, t.enabled, t.threshold, t.amount, t.monthly_ceiling,
-    t.failures, t.not_before, t.message, t.tax
-"""
-ONE = f"SELECT {SETTING} FROM auto_top_ups t WHERE t.account_id = :account"  # noqa: S608 - a constant
-CHOOSE = text(
-    """
-    INSERT INTO auto_top_ups AS t (account_id, enabled, threshold, amount, monthly_ceiling,
-                                   failures, not_before, message, tax)
-    VALUES (:account, :enabled, :threshold, :amount, :monthly_ceiling, :failures, :not_before,
-            :message, :tax)
-    ON CONFLICT (account_id) DO UPDATE SET enabled = excluded.enabled,
-        threshold = excluded.threshold, amount = excluded.amount,
-        monthly_ceiling = excluded.monthly_ceiling, failures = excluded.failures,
-        not_before = excluded.not_before, message = excluded.message, tax = excluded.tax
-    """
-)
 CHARGED = (
     "SELECT coalesce(sum(a.amount + a.tax), 0)"
     " FROM top_up_attempts a JOIN orders o ON o.id = a.order_id"
@@ -69,13 +52,43 @@ NOW = text(
     """  # noqa: S608 - the pieces are constants of this module
 )
 BEGIN = text(
-    "INSERT INTO top_up_attempts (order_id, account_id, card_id, amount, tax)"
-    " VALUES (:order, :account, :card, :amount, :tax)"
+    "INSERT INTO top_up_attempts (order_id, account_id, card_id, amount, tax, resume_at)"
+    " VALUES (:order, :account, :card, :amount, :tax, now() + make_interval(secs => :pause))"
 )
+ATTEMPT = """
+    a.order_id::text AS order_id, a.account_id::text AS account_id, a.card_id, a.created_at
+"""
 RUNNING = text(
-    "SELECT order_id::text AS order_id, account_id::text AS account_id, card_id, created_at"
-    " FROM top_up_attempts WHERE state = 'running' ORDER BY created_at LIMIT :limit"
+    f"""
+    SELECT {ATTEMPT} FROM top_up_attempts a
+    WHERE a.state = 'running' AND a.account_id = coalesce(CAST(:account AS uuid), a.account_id)
+    ORDER BY a.created_at LIMIT :limit
+    """  # noqa: S608 - the piece is a constant of this module
 )
+TAKE_STALLED = text(
+    f"""
+    WITH stalled AS (
+        SELECT a.order_id, a.resume_at FROM top_up_attempts a JOIN orders o ON o.id = a.order_id
+        WHERE a.state = 'running' AND (a.resume_at <= now() OR (
+            o.state = 'credited' AND a.created_at + make_interval(secs => :first) <= now()))
+        ORDER BY a.resume_at LIMIT :limit FOR UPDATE OF a SKIP LOCKED
+    ), taken AS (
+        UPDATE top_up_attempts a
+        SET resumes = a.resumes + 1,
+            resume_at = now() + make_interval(
+                secs => least(:most, :first * power(2, least(a.resumes + 1, 10))))
+        FROM stalled s WHERE a.order_id = s.order_id
+        RETURNING {ATTEMPT}, s.resume_at AS waited_since
+    )
+    SELECT * FROM taken ORDER BY waited_since
+    """  # noqa: S608 - the piece is a constant of this module
+)
+"""The next look by the rule of `kyma.topups.pause_after`."""
+
+PAUSES = {
+    "first": rules.RESUME_AFTER.total_seconds(),
+    "most": rules.RESUME_AT_MOST.total_seconds(),
+}
 END = text(
     "UPDATE top_up_attempts SET state = :state, ended_at = now()"
     " WHERE order_id = :order AND state = 'running' RETURNING account_id::text"
@@ -99,12 +112,12 @@ class PostgresTopUps:
     async def setting(self, account_id: str) -> TopUp | None:
         """By primary key."""
         async with self._units.unit() as connection:
-            return await _setting(connection, account_id)
+            return await setting_of(connection, account_id)
 
     async def choose(self, setting: TopUp) -> None:
         """In the place of the one before."""
         async with self._units.unit() as connection:
-            await _choose(connection, setting)
+            await put_setting(connection, setting)
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
         """Failed charges took nothing, unless their owner paid them after all."""
@@ -117,18 +130,18 @@ class PostgresTopUps:
         """A first look, without locks; `claim` decides."""
         async with self._units.unit() as connection:
             rows = (await connection.execute(DUE, {"limit": limit})).all()
-        return [_top_up(row) for row in rows]
+        return [top_up_of(row) for row in rows]
 
     async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together, one after another for an account."""
         values = {"account": order.account_id}
         async with self._units.unit() as connection:
-            setting = await _setting(connection, order.account_id, lock=True)
+            setting = await setting_of(connection, order.account_id, lock=True)
             if setting is None or setting.amount != order.amount:
                 return False
             if setting.tax != tax:
                 setting = replace(setting, tax=tax)
-                await _choose(connection, setting)
+                await put_setting(connection, setting)
             row = (await connection.execute(NOW, values)).one()
             posted, charged = Usd(row.posted), Usd(int(row.charged))
             now = row.now.astimezone(UTC)
@@ -136,22 +149,28 @@ class PostgresTopUps:
                 return False
             await insert_order(connection, order, customer)
             charge = {"order": order.id, "card": card_id, "amount": order.amount, "tax": tax}
+            charge["pause"] = rules.pause_after(0).total_seconds()
             await connection.execute(BEGIN, {**values, **charge})
         return True
 
     async def running(self, limit: int = 100) -> Sequence[Attempt]:
         """Oldest first."""
         async with self._units.unit() as connection:
-            rows = (await connection.execute(RUNNING, {"limit": limit})).all()
-        return [
-            Attempt(
-                _hex(row.order_id),
-                _hex(row.account_id),
-                row.card_id,
-                row.created_at.astimezone(UTC),
-            )
-            for row in rows
-        ]
+            rows = (await connection.execute(RUNNING, {"account": None, "limit": limit})).all()
+        return [_attempt(row) for row in rows]
+
+    async def running_of(self, account_id: str) -> Attempt | None:
+        """At most one."""
+        async with self._units.unit() as connection:
+            values = {"account": account_id, "limit": 1}
+            row = (await connection.execute(RUNNING, values)).first()
+        return None if row is None else _attempt(row)
+
+    async def take_stalled(self, limit: int = 100) -> Sequence[Attempt]:
+        """By the database's clock; what another takes at the same time is left to it."""
+        async with self._units.unit() as connection:
+            rows = (await connection.execute(TAKE_STALLED, {**PAUSES, "limit": limit})).all()
+        return [_attempt(row) for row in rows]
 
     async def end(self, order_id: str, failure: str | None) -> TopUp | None:
         """Once; the setting follows by the rule."""
@@ -160,12 +179,12 @@ class PostgresTopUps:
             account = await connection.scalar(END, {"order": order_id, "state": state})
             if account is None:
                 return None
-            setting = await _setting(connection, account, lock=True)
+            setting = await setting_of(connection, account, lock=True)
             assert setting is not None
             now = await connection.scalar(text("SELECT now()"))
             assert now is not None
             setting = rules.after(setting, failure, now.astimezone(UTC))
-            await _choose(connection, setting)
+            await put_setting(connection, setting)
         return setting
 
 
@@ -194,30 +213,9 @@ class PostgresAlarms:
             )
 
 
-async def _setting(
-    connection: AsyncConnection, account_id: str, *, lock: bool = False
-) -> TopUp | None:
-    query = text(f"{ONE} FOR UPDATE" if lock else ONE)
-    row = (await connection.execute(query, {"account": account_id})).first()
-    return None if row is None else _top_up(row)
-
-
-async def _choose(connection: AsyncConnection, setting: TopUp) -> None:
-    values = {name: getattr(setting, name) for name in setting.__slots__}
-    await connection.execute(CHOOSE, {**values, "account": setting.account_id})
-
-
-def _top_up(row: Any) -> TopUp:
-    return TopUp(
-        _hex(row.account_id),
-        row.enabled,
-        Usd(row.threshold),
-        Usd(row.amount),
-        Usd(row.monthly_ceiling),
-        row.failures,
-        None if row.not_before is None else row.not_before.astimezone(UTC),
-        row.message,
-        Usd(row.tax),
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        _hex(row.order_id), _hex(row.account_id), row.card_id, row.created_at.astimezone(UTC)
     )
 
 

@@ -17,26 +17,29 @@ from kyma.errors import Code, Refusal
 from kyma.flows.access import unavailable
 from kyma.flows.till import Till, asking
 from kyma.ledger import Kind, Outcome
-from kyma.mail import Letter, Mail
-from kyma.money import ZERO, Usd, decimal_text
+from kyma.money import Usd
 from kyma.orders import (
     WAITING,
     Booked,
-    Customer,
     KnownOrder,
     OrderState,
-    Posting,
     Ruling,
     Uncredited,
     check_purchase,
     derived,
     is_id,
+    letter_of,
     ruling,
 )
 from kyma.payments import Checkout, Event, Order, Payment, Source
 from kyma.ports.billing import BillingAlerts, Customers, NotBooked, Notices, Orders
 from kyma.ports.mail import Outbox
-from kyma.ports.payments import Payments, ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import (
+    Payments,
+    ProcessorRefused,
+    ProcessorUnavailable,
+    UnreadablePayment,
+)
 from kyma.ports.runtime import Chance, Clock, Invalidations
 from kyma.ports.storage import Ledger, StorageUnavailable
 
@@ -51,7 +54,13 @@ ROUND = 200
 NOTICE_S = 5.0
 """How long a notice is acted on while its sender waits; the next round does the rest."""
 
-LATER = (ProcessorUnavailable, ProcessorRefused, StorageUnavailable, TimeoutError)
+LATER = (
+    ProcessorUnavailable,
+    ProcessorRefused,
+    UnreadablePayment,
+    StorageUnavailable,
+    TimeoutError,
+)
 
 
 class Credits:
@@ -88,6 +97,9 @@ class Credits:
     async def buy(self, account_id: str, amount: Usd, key: str | None = None) -> KnownOrder:
         """An order and the page to pay it on; a repeat under the same key is the same order."""
         check_purchase(amount)
+        old = await self._begun(account_id, amount, Source.CHECKOUT, key)
+        if old is not None and old.checkout is not None:
+            return old
         with asking():
             _, customer = await self._till.customer(account_id)
             known, _ = await self._open(account_id, customer, amount, Source.CHECKOUT, key)
@@ -101,17 +113,52 @@ class Credits:
     async def charge(
         self, account_id: str, amount: Usd, card_id: str | None, key: str | None = None
     ) -> KnownOrder:
-        """Pay with a saved card; the order as it is then, or a refusal that says what to do."""
+        """Pay with a saved card; the order as it is then, or a refusal that says what to do.
+
+        Of an order that was begun before nothing is refused as not charged: it may have been.
+        """
         check_purchase(amount)
+        old = await self._begun(account_id, amount, Source.CARD, key)
+        if old is not None and old.state not in WAITING:
+            return _as_told(old)
+        try:
+            if old is not None and old.payment_id is not None:
+                known = await self.returned(account_id, old.order.id)
+            else:
+                known = await self._charge(account_id, amount, card_id, key)
+        except Refusal as refusal:
+            if old is None or refusal.charged is None:
+                raise
+            raise _not_known(old.order.id) from refusal
+        return _as_told(known)
+
+    async def _charge(
+        self, account_id: str, amount: Usd, card_id: str | None, key: str | None
+    ) -> KnownOrder:
         card = await self._till.card(account_id, card_id)
         with asking():
             _, customer = await self._till.customer(account_id)
             known, fresh = await self._open(account_id, customer, amount, Source.CARD, key)
         if known.state in WAITING and known.payment_id is None:
-            known = await self._pay(known, card.id, fresh)
-        elif known.state in WAITING:
-            known = await self.returned(account_id, known.order.id)
-        return _as_told(known)
+            return await self._pay(known, card.id, fresh)
+        if known.state in WAITING:
+            return await self.returned(account_id, known.order.id)
+        return known
+
+    async def is_begun(self, account_id: str, key: str) -> bool:
+        """Whether a purchase was begun under this key of the caller's."""
+        with asking():
+            return await self._orders.order(_named(account_id, key)) is not None
+
+    async def _begun(
+        self, account_id: str, amount: Usd, source: Source, key: str | None
+    ) -> KnownOrder | None:
+        """What was begun under a key before, if it is the same purchase."""
+        if key is None:
+            return None
+        with asking():
+            old = await self._orders.order(_named(account_id, key))
+        return None if old is None else _same(old, amount, source)
 
     async def estimate(self, account_id: str, amount: Usd) -> Usd:
         """The taxes that a charge of the account's card would have on top now."""
@@ -125,17 +172,12 @@ class Credits:
         self, account_id: str, customer: str, amount: Usd, source: Source, key: str | None
     ) -> tuple[KnownOrder, bool]:
         """An order as it is known now, and whether it is new."""
-        id = self._chance.id() if key is None else derived("order", account_id, key)
+        id = self._chance.id() if key is None else _named(account_id, key)
         order = Order(id, account_id, amount, source, self._clock.now())
         old = await self._orders.open(order, customer)
         if old is None:
             return KnownOrder(order, customer), True
-        if (old.order.amount, old.order.source) != (amount, source):
-            raise Refusal(
-                Code.IDEMPOTENCY_KEY_REUSED,
-                "This Idempotency-Key belongs to another purchase. Nothing was charged.",
-            )
-        return old, False
+        return _same(old, amount, source), False
 
     async def _pay(self, known: KnownOrder, card_id: str, fresh: bool) -> KnownOrder:
         order = known.order
@@ -162,6 +204,11 @@ class Credits:
                     await self.apply(payment)
                 known = await self._own(account_id, order_id)
         return known
+
+    async def known(self, account_id: str, order_id: str) -> KnownOrder:
+        """An order of an account as far as we know, nobody asked."""
+        with asking():
+            return await self._own(account_id, order_id)
 
     async def _own(self, account_id: str, order_id: str) -> KnownOrder:
         plain = order_id.replace("-", "").lower()
@@ -244,31 +291,39 @@ class Credits:
         balance = await self._ledger.balance(payment.account_id)
         for posting, outcome in booked.outcomes:
             if outcome in {Outcome.DONE, Outcome.EXISTS} and posting.kind is not Kind.REINSTATE:
-                letter = _letter(posting, payment, customer, balance.available)
+                off = posting.id in booked.top_up_off
+                letter = letter_of(posting, payment, customer, balance.available, off)
                 await self._outbox.post(letter)
 
     async def reconcile(self) -> int:
         """One round: every payment since the last one, every open order, every waiting event.
 
-        How many payments were looked at. One that cannot be booked does not keep the others
-        from it, but then the round is not complete, and the next one looks as far back.
+        How many payments were looked at. One that cannot be read or booked does not keep the
+        others from it, but then the round is not complete, and the next one looks as far back.
         """
         began = self._clock.now()
         last = await self._notices.last_round()
         since = (last - OVERLAP) if last else (began - FIRST_LOOK_BACK)
         failures: list[Exception] = []
         looked_at = 0
-        async for payment in self._processor.payments_since(since):
+        async for id in self._processor.changed_since(since):
             looked_at += 1
-            await _trying(self.apply(payment), failures)
+            await _trying(self._look_at(id), failures)
         for known in await self._orders.take_waiting(ROUND):
             await _trying(self._ask(known), failures)
         for event in await self._notices.waiting(ROUND):
             await _trying(self._act(event), failures)
+        for odd in {str(error) for error in failures if isinstance(error, UnreadablePayment)}:
+            self._alerts.not_read(odd)
         if failures:
             raise ExceptionGroup("some of this round could not be done", failures)
         await self._notices.round_ended(began)
         return looked_at
+
+    async def _look_at(self, payment_id: str) -> None:
+        payment = await self._processor.payment(payment_id)
+        if payment is not None:
+            await self.apply(payment)
 
     async def _ask(self, known: KnownOrder) -> None:
         """Ask how an open order stands; give up on one that nobody will pay any more."""
@@ -289,6 +344,20 @@ class Credits:
     async def uncredited(self) -> Sequence[Uncredited]:
         """Paid, not credited: normally empty."""
         return await self._orders.uncredited()
+
+
+def _named(account_id: str, key: str) -> str:
+    """The id of the order that a caller's key stands for."""
+    return derived("order", account_id, key)
+
+
+def _same(old: KnownOrder, amount: Usd, source: Source) -> KnownOrder:
+    if (old.order.amount, old.order.source) != (amount, source):
+        raise Refusal(
+            Code.IDEMPOTENCY_KEY_REUSED,
+            "This Idempotency-Key belongs to another purchase. Nothing was charged.",
+        )
+    return old
 
 
 async def _trying(work: Awaitable[object], failures: list[Exception]) -> None:
@@ -332,15 +401,3 @@ def _not_known(order_id: str) -> Refusal:
         details={"order_id": order_id},
         charged=None,
     )
-
-
-def _letter(posting: Posting, payment: Payment, customer: Customer, available: Usd) -> Mail:
-    facts = {"amount": decimal_text(posting.amount), "balance": decimal_text(available)}
-    if posting.kind is Kind.DEPOSIT:
-        if payment.tax > ZERO:
-            facts["tax"] = decimal_text(payment.tax)
-        if url := payment.invoice_url or payment.receipt_url:
-            facts["receipt_url"] = url
-        return Mail(f"receipt:{posting.id}", customer.email, Letter.RECEIPT, facts)
-    facts["reason"] = posting.reason
-    return Mail(f"refunded:{posting.id}", customer.email, Letter.REFUNDED, facts)

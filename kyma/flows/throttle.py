@@ -14,6 +14,7 @@ WORDS: Mapping[Guarded, str] = {
     Guarded.CODE: "codes entered",
     Guarded.MAIL: "letters asked for",
     Guarded.PURCHASE: "purchases begun",
+    Guarded.ASKING: "questions to the payment processor",
 }
 
 

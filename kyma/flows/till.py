@@ -11,11 +11,21 @@ from kyma.flows.access import unavailable
 from kyma.orders import Customer
 from kyma.payments import Card, Checkout, Invoice
 from kyma.ports.billing import Customers
-from kyma.ports.payments import Cards, Payments, ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import (
+    Cards,
+    Payments,
+    ProcessorRefused,
+    ProcessorUnavailable,
+    UnreadablePayment,
+)
 from kyma.ports.storage import StorageUnavailable
 
 NOT_ANSWERING = "The payment processor does not answer. Nothing was charged; try again shortly."
 REFUSED = "The payment processor refused this. Nothing was charged."
+UNREADABLE = (
+    "This payment cannot be read as the payment processor has it; an operator has to look at it. "
+    "What was paid is credited then."
+)
 
 
 @contextmanager
@@ -29,6 +39,8 @@ def asking() -> Iterator[None]:
         raise Refusal(Code.PROCESSOR_UNAVAILABLE, NOT_ANSWERING, retry_after_s=5) from error
     except ProcessorRefused as error:
         raise Refusal(Code.PAYMENT_FAILED, error.public or REFUSED) from error
+    except UnreadablePayment as error:
+        raise Refusal(Code.PROCESSOR_UNAVAILABLE, UNREADABLE, charged=None) from error
 
 
 class Till:

@@ -20,23 +20,27 @@ from kyma.orders import WAITING, KnownOrder, OrderState
 from kyma.payments import Order, Payment, PaymentState, Source
 from kyma.ports.billing import Alarms, BillingAlerts, Customers, Orders, TopUps
 from kyma.ports.mail import Outbox
-from kyma.ports.payments import Payments, ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import (
+    Payments,
+    ProcessorRefused,
+    ProcessorUnavailable,
+    UnreadablePayment,
+)
 from kyma.ports.runtime import Chance, Clock
-from kyma.topups import Attempt, TopUp, check, is_last, month_of
-
-RESUME_AFTER = timedelta(minutes=1)
-"""A charge that has not ended after this is looked at again; whoever made it has died."""
+from kyma.topups import LONG, Attempt, TopUp, check, is_last, month_of
 
 SEND_AGAIN_WITHIN = timedelta(hours=20)
 """For so long an order may be sent again: the processor remembers it and charges once."""
-
-SLACK = timedelta(minutes=10)
-"""By how much clocks may differ when payments are looked through."""
 
 NO_CARD = "there is no saved card"
 REFUSED = "the payment processor refused it"
 UNFINISHED = frozenset({OrderState.FAILED, OrderState.NEEDS_ACTION, OrderState.CANCELED})
 """Nobody is there to act: what needs its owner has failed, and still counts if it is paid later."""
+
+STUCK = (
+    "A charge that was begun at {at:%Y-%m-%d %H:%M} UTC has not ended: the payment processor has "
+    "not told what became of it. Nothing more is charged until it has; it is asked again."
+)
 
 UNDER_WAY = frozenset({PaymentState.PAID, PaymentState.PENDING})
 """What cannot be given up any more."""
@@ -100,16 +104,19 @@ class AutoTopUps:
 
     async def setting(self, account_id: str) -> tuple[TopUp | None, Usd]:
         """What was chosen, and what was charged in this month, taxes included."""
-        since = month_of(self._clock.now())
-        charged = await self._topups.charged(account_id, since)
-        return await self._topups.setting(account_id), charged
+        now = self._clock.now()
+        charged = await self._topups.charged(account_id, month_of(now))
+        setting = await self._topups.setting(account_id)
+        if setting is not None and not setting.message:
+            begun = await self._topups.running_of(account_id)
+            if begun is not None and now - begun.created_at > LONG:
+                setting = replace(setting, message=STUCK.format(at=begun.created_at))
+        return setting, charged
 
     async def run(self) -> int:
         """Look after charges that were left, then charge whoever is due; how many were begun."""
-        now = self._clock.now()
-        for attempt in await self._topups.running():
-            if now - attempt.created_at > RESUME_AFTER:
-                await self._guarded(self._resume(attempt), attempt.account_id)
+        for attempt in await self._topups.take_stalled():
+            await self._guarded(self._resume(attempt), attempt.account_id)
         begun = 0
         for setting in await self._topups.due():
             begun += await self._guarded(self._charge(setting), setting.account_id)
@@ -119,7 +126,7 @@ class AutoTopUps:
         """One account's trouble is not another's; what is under way is taken up again."""
         try:
             return await work
-        except (ProcessorUnavailable, ProcessorRefused, Refusal) as error:
+        except (ProcessorUnavailable, ProcessorRefused, UnreadablePayment, Refusal) as error:
             self._alerts.left_waiting(f"auto top-up of {account_id}", error)
             return False
 
@@ -168,22 +175,31 @@ class AutoTopUps:
             payment = await self._look_for(known)
             if payment is not None:
                 known = await self._credits.apply(payment) or known
-            elif self._clock.now() - known.order.created_at < SEND_AGAIN_WITHIN:
-                await self._pay(known, attempt.card_id)
+            elif why_not := await self._why_not_again(known.order):
+                await self._fail(known.order, why_not)
                 return False
             else:
-                await self._fail(known.order, "no payment came of it within a day")
+                await self._pay(known, attempt.card_id)
                 return False
         await self._conclude(known.order, known)
         return False
 
+    async def _why_not_again(self, order: Order) -> str:
+        """Why an order of which nobody knows a payment is not sent again; empty if it is.
+
+        Should it have been paid all the same, it is credited.
+        """
+        if self._clock.now() - order.created_at >= SEND_AGAIN_WITHIN:
+            return "no payment came of it within a day"
+        setting = await self._topups.setting(order.account_id)
+        if setting is None or not setting.enabled:
+            return "auto top-up was switched off meanwhile"
+        return ""
+
     async def _look_for(self, known: KnownOrder) -> Payment | None:
         if known.handle is not None:
             return await self._processor.payment(known.handle)
-        async for payment in self._processor.payments_since(known.order.created_at - SLACK):
-            if payment.order_id == known.order.id:
-                return payment
-        return None
+        return await self._processor.payment_of(known.order, known.customer)
 
     async def _conclude(self, order: Order, known: KnownOrder | None) -> None:
         """End a charge whose payment has come to an end; any other goes on.

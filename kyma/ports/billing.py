@@ -77,6 +77,7 @@ class Orders(Protocol):
     async def book(self, ruling: Ruling, event_id: str | None = None) -> Booked:
         """Do what a ruling says, and mark the event as processed, in one transaction.
 
+        A reversal that is booked now switches the account's auto top-up off.
         Any number of repeats and of others at the same time book once. Raises `NotBooked`.
         """
         ...
@@ -146,6 +147,18 @@ class TopUps(Protocol):
         """Charges that have not ended, oldest first."""
         ...
 
+    async def running_of(self, account_id: str) -> Attempt | None:
+        """The charge of an account that has not ended."""
+        ...
+
+    async def take_stalled(self, limit: int = 100) -> Sequence[Attempt]:
+        """Charges that whoever made them has not ended in time, those first that waited longest.
+
+        Each is due again `pause_after` so many looks; one whose order has been credited is due
+        as soon as `RESUME_AFTER` is over.
+        """
+        ...
+
     async def end(self, order_id: str, failure: str | None) -> TopUp | None:
         """End a charge, None for a success; the setting as it is then, or None if it had ended."""
         ...
@@ -186,6 +199,10 @@ class BillingAlerts(Protocol):
 
     def not_reversed(self, payment: Payment, entry_id: str, outcome: Outcome) -> None:
         """Money went back and could not be booked."""
+        ...
+
+    def not_read(self, which: str) -> None:
+        """A payment cannot be understood, and which; it is looked at again by every round."""
         ...
 
     def left_waiting(self, what: str, error: BaseException) -> None:

@@ -22,6 +22,17 @@ class ProcessorRefused(Exception):
         self.public = public
 
 
+class UnreadablePayment(Exception):
+    """A payment that is there and cannot be understood: an operator must look at it.
+
+    Nothing is booked of it, and nothing is said of it to its buyer but that it is not known.
+    """
+
+    def __init__(self, payment_id: str, why: str) -> None:
+        super().__init__(f"payment {payment_id}: {why}")
+        self.payment_id = payment_id
+
+
 class Events(Protocol):
     """Webhooks."""
 
@@ -59,7 +70,17 @@ class Payments(Events, Protocol):
         ...
 
     async def payment(self, id: str) -> Payment | None:
-        """A payment by its own id or by that of its checkout, as it stands; None if not begun."""
+        """A payment by its own id or by that of its checkout, as it stands; None if not begun.
+
+        Raises `UnreadablePayment`, as does everything that answers with payments as they stand.
+        """
+        ...
+
+    async def payment_of(self, order: Order, customer: str) -> Payment | None:
+        """The payment that a customer's order was charged by, found by the order it names.
+
+        None if there is none. For who charged and does not know what became of it.
+        """
         ...
 
     async def cancel(self, id: str) -> Payment | None:
@@ -69,8 +90,11 @@ class Payments(Events, Protocol):
         """
         ...
 
-    def payments_since(self, moment: datetime) -> AsyncIterator[Payment]:
-        """Every payment of ours that was made or changed since, in any order."""
+    def changed_since(self, moment: datetime) -> AsyncIterator[str]:
+        """The id of every payment that was made or changed since, each once, in any order.
+
+        Some may be of another shop: those `payment` does not know.
+        """
         ...
 
     async def invoices(self, customer: str) -> Sequence[Invoice]:

@@ -37,7 +37,7 @@ from kyma.ports.billing import Alarms, NotBooked, Notices, Statements, TopUps
 from kyma.ports.storage import Accounts, Ledger
 from kyma.statements import LineFilter, Place, month, place_of
 from kyma.tiers import tier_of
-from kyma.topups import PAUSES, TopUp, month_of
+from kyma.topups import PAUSES, TopUp, month_of, pause_after
 from tests.builders import a_key, a_session, an_account, new_id
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -103,7 +103,10 @@ def went_back(payment: Payment, *amounts: str, **fields: Any) -> Payment:
 
 @pytest.fixture
 def memory_office() -> Office:
-    store = MemoryStore()
+    return an_office(MemoryStore())
+
+
+def an_office(store: MemoryStore) -> Office:
     till = MemoryTill(store)
     return Office(
         MemoryAccounts(store),
@@ -590,6 +593,141 @@ async def test_the_third_failure_in_a_row_switches_it_off(office: Office) -> Non
     assert not found.enabled
     assert "declined" in found.message
     assert await office.topups.due() == []
+
+
+async def a_reversible(office: Office, **changes: Any) -> tuple[TopUp, Payment]:
+    """Auto top-up of an account with $20 that can go back, which would make it due."""
+    setting = await a_top_up(office, **changes)
+    return setting, await office.bought(setting.account_id)
+
+
+@pytest.mark.parametrize("is_dispute", [False, True])
+async def test_what_goes_back_switches_auto_top_up_off_with_its_booking(
+    office: Office, is_dispute: bool
+) -> None:
+    setting, payment = await a_reversible(office)
+    account = setting.account_id
+    back = replace(payment, reversals=(Reversal(f"back_{account}", TWENTY, is_dispute),))
+    booked = await office.apply(back)
+    assert booked.top_up_off == {derived("reversal", f"back_{account}")}
+    found = await office.topups.setting(account)
+    assert found == replace(setting, enabled=False, message=found.message)
+    assert f"back_{account}" in found.message
+    assert (await office.ledger.balance(account)).paid == ZERO
+    assert await office.topups.due() == []
+    assert await claimed(office, setting) is None
+    again = await office.apply(back)
+    assert again.top_up_off == booked.top_up_off, "a second look still knows why it is off"
+    assert await office.topups.setting(account) == found
+
+
+async def test_what_went_back_before_leaves_on_what_was_switched_on_since(office: Office) -> None:
+    setting, payment = await a_reversible(office)
+    await office.apply(went_back(payment, "5"))
+    await office.topups.choose(setting)
+    for reversed in (went_back(payment, "5"), went_back(payment, "5", reinstated=True)):
+        assert (await office.apply(reversed)).top_up_off == frozenset()
+        assert await office.topups.setting(setting.account_id) == setting
+    booked = await office.apply(went_back(payment, "5", "6"))
+    assert booked.top_up_off == {derived("reversal", f"re_{payment.id}_1")}
+    found = await office.topups.setting(setting.account_id)
+    assert found is not None
+    assert not found.enabled
+
+
+async def test_what_goes_back_leaves_other_accounts_and_those_that_never_chose(
+    office: Office,
+) -> None:
+    other, _ = await a_reversible(office)
+    account = await office.account()
+    booked = await office.apply(went_back(await office.bought(account), "5"))
+    assert booked.top_up_off == frozenset()
+    assert await office.topups.setting(account) is None
+    assert await office.topups.setting(other.account_id) == other
+
+
+async def test_no_charge_is_claimed_for_what_is_going_back(office: Office) -> None:
+    """Whoever sees the balance without it sees auto top-up off."""
+    for _ in range(10):
+        setting, payment = await a_reversible(office)
+        claims = [claimed(office, setting) for _ in range(8)]
+        half = claims[:4], claims[4:]
+        orders = await asyncio.gather(*half[0], office.apply(went_back(payment, "20")), *half[1])
+        assert [order for order in orders if isinstance(order, str)] == []
+
+
+async def test_a_charge_that_is_under_way_then_ends_and_leaves_it_off(office: Office) -> None:
+    setting = await a_top_up(office)
+    payment = await office.bought(setting.account_id, usd("4"))
+    order = await claimed(office, setting)
+    assert order is not None
+    await office.apply(went_back(payment, "4"))
+    await paid_for(office, order)
+    found = await office.topups.setting(setting.account_id)
+    assert found is not None
+    assert (found.enabled, found.failures) == (False, 0)
+    assert payment.id in found.message
+
+
+async def test_a_charge_is_looked_after_when_its_minute_is_over_and_by_one(office: Office) -> None:
+    setting = await a_top_up(office)
+    assert await office.topups.running_of(setting.account_id) is None
+    order = await claimed(office, setting)
+    assert order is not None
+    assert await office.topups.take_stalled() == [], "whoever made it is at it"
+    attempt = await office.topups.running_of(setting.account_id)
+    assert attempt is not None
+    assert attempt.order_id == order
+    assert await office.topups.running_of(new_id()) is None
+    await office.topups.end(order, None)
+    assert await office.topups.running_of(setting.account_id) is None
+
+
+async def test_looks_at_a_charge_come_later_and_later_by_the_rule() -> None:
+    store = MemoryStore()
+    clock = [NOW]
+    store.now = lambda: clock[0]
+    office = an_office(store)
+    order = await claimed(office, await a_top_up(office))
+    for looks in range(9):
+        clock[0] += pause_after(looks) - timedelta(seconds=1)
+        assert await office.topups.take_stalled() == []
+        clock[0] += timedelta(seconds=1)
+        assert [one.order_id for one in await office.topups.take_stalled()] == [order]
+
+
+AGED = text(
+    "UPDATE top_up_attempts SET created_at = created_at - make_interval(secs => :by),"
+    " resume_at = resume_at - make_interval(secs => :by)"
+)
+
+
+async def test_looks_at_a_charge_come_later_and_later_on_postgres(
+    postgres_office: Office, postgres_engine: AsyncEngine
+) -> None:
+    topups = postgres_office.topups
+    order = await claimed(postgres_office, await a_top_up(postgres_office))
+    for looks in range(9):
+        for seconds, due in ((-20, []), (20, [order])):
+            by = pause_after(looks).total_seconds() + seconds if seconds < 0 else seconds
+            async with postgres_engine.begin() as connection:
+                await connection.execute(AGED, {"by": by})
+            taken = await asyncio.gather(*(topups.take_stalled() for _ in range(5)))
+            assert [one.order_id for some in taken for one in some] == due, (looks, seconds)
+
+
+async def test_a_charge_whose_order_was_credited_is_ended_without_waiting(
+    postgres_office: Office, postgres_engine: AsyncEngine
+) -> None:
+    office = postgres_office
+    order = await claimed(office, await a_top_up(office))
+    assert order is not None
+    async with postgres_engine.begin() as connection:
+        await connection.execute(AGED, {"by": 70})
+    assert len(await office.topups.take_stalled()) == 1
+    assert await office.topups.take_stalled() == []
+    await office.apply(a_payment((await office.orders.order(order)).order))
+    assert [one.order_id for one in await office.topups.take_stalled()] == [order]
 
 
 async def test_what_is_held_is_still_there_for_top_ups_and_letters(office: Office) -> None:

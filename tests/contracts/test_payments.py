@@ -15,7 +15,7 @@ from adapters.memory.payments import Manner, MemoryPayments
 from adapters.payments.stripe import StripePayments
 from kyma.money import Usd, usd
 from kyma.payments import Event, Order, PaymentState, Source
-from kyma.ports.payments import Cards, Payments, ProcessorRefused
+from kyma.ports.payments import Cards, Payments, ProcessorRefused, ProcessorUnavailable
 from tests.builders import new_id
 from tests.stripe_server import StripeServer, stripe_server
 from tests.stripe_server.errors import ApiError
@@ -265,7 +265,7 @@ async def test_one_order_has_one_page(shop: Shop) -> None:
     customer = await shop.customer(order.account_id)
     first = await shop.payments.checkout(order, customer, BACK)
     assert await shop.payments.checkout(order, customer, BACK) == first
-    with pytest.raises(ProcessorRefused):
+    with pytest.raises(ProcessorUnavailable):
         await shop.payments.checkout(order, customer, "https://elsewhere.example")
 
 
@@ -494,12 +494,12 @@ async def test_what_changed_since_is_found(shop: Shop) -> None:
     since = datetime.now(UTC) + timedelta(seconds=3_590)
     shop.world.refund(old)
     new = await shop.bought(an_order())
-    found = {payment.id: payment async for payment in shop.payments.payments_since(since)}
-    assert set(found) == {old, new}
-    assert quiet not in found
-    assert len(found[old].reversals) == 1
+    assert sorted([id async for id in shop.payments.changed_since(since)]) == sorted([old, new])
+    found = await shop.payments.payment(old)
+    assert found is not None
+    assert len(found.reversals) == 1
     everything = datetime.now(UTC) - timedelta(hours=1)
-    assert {p.id async for p in shop.payments.payments_since(everything)} == {old, quiet, new}
+    assert {id async for id in shop.payments.changed_since(everything)} == {old, quiet, new}
 
 
 async def test_a_dispute_of_an_old_payment_is_found(shop: Shop) -> None:
@@ -508,8 +508,27 @@ async def test_a_dispute_of_an_old_payment_is_found(shop: Shop) -> None:
     shop.world.pass_time(86_400)
     shop.world.win(dispute)
     since = datetime.now(UTC) + timedelta(seconds=86_390)
-    (found,) = [payment async for payment in shop.payments.payments_since(since)]
-    assert (found.id, found.reversals[0].reinstated) == (id, True)
+    assert [id async for id in shop.payments.changed_since(since)] == [id]
+    found = await shop.payments.payment(id)
+    assert found is not None
+    assert found.reversals[0].reinstated
+
+
+async def test_the_payment_of_an_order_is_found_by_the_order_it_names(shop: Shop) -> None:
+    order, other = an_order(), an_order()
+    customer = await shop.customer(order.account_id)
+    card = shop.world.card(customer)
+    assert await shop.payments.payment_of(order, customer) is None
+    made = await shop.payments.charge(order, customer, card)
+    again = replace(order, id=new_id())
+    await shop.payments.charge(again, customer, card)
+    shop.world.pass_time(86_400)
+    assert await shop.payments.payment_of(order, customer) == made
+    found = await shop.payments.payment_of(again, customer)
+    assert found is not None
+    assert found.order_id == again.id
+    assert await shop.payments.payment_of(other, customer) is None
+    assert await shop.payments.payment_of(order, await shop.customer()) is None
 
 
 async def test_a_bill_is_there_after_a_purchase(shop: Shop) -> None:

@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 
 from kyma.errors import Refusal
+from kyma.ledger import Kind, Outcome
 from kyma.money import ZERO, Usd, usd
+from kyma.orders import Posting
 from kyma.topups import (
     MAX_CEILING,
     MAX_FAILURES,
     PAUSES,
     TopUp,
     after,
+    after_reversals,
     check,
     is_due,
     low_mark,
     month_of,
+    pause_after,
 )
 from tests.builders import NOON
 
@@ -103,3 +107,48 @@ def test_one_charge_is_always_enough() -> None:
 def test_months_are_those_of_the_calendar_in_utc() -> None:
     assert month_of(datetime(2026, 5, 31, 23, 59, 59, 999, UTC)) == datetime(2026, 5, 1, tzinfo=UTC)
     assert month_of(datetime(2026, 6, 1, tzinfo=UTC)) == datetime(2026, 6, 1, tzinfo=UTC)
+
+
+BACK = Posting(Kind.REVERSAL, "r1", usd("20"), "dispute dp_1 of payment pi_1", "d1")
+AGAIN = Posting(Kind.REVERSAL, "r2", usd("5"), "refund re_2 of payment pi_1", "d1")
+UNDONE = Posting(Kind.REINSTATE, "u1", usd("20"), "undone", "r1")
+
+
+def test_money_that_went_back_switches_it_off_once_and_says_which() -> None:
+    off, stopped = after_reversals(SETTING, [(BACK, Outcome.DONE), (AGAIN, Outcome.DONE)])
+    assert (off.enabled, stopped) == (False, {"r1"})
+    assert "dispute dp_1 of payment pi_1" in off.message
+    assert after_reversals(off, [(BACK, Outcome.EXISTS)]) == (off, {"r1"}), "it is still why"
+    on = replace(off, enabled=True, message="")
+    assert after_reversals(on, [(BACK, Outcome.EXISTS)]) == (on, frozenset()), "its owner's choice"
+
+
+@pytest.mark.parametrize(
+    "booked",
+    [
+        [],
+        [(BACK, Outcome.EXISTS)],
+        [(BACK, Outcome.MISMATCH)],
+        [(BACK, Outcome.NO_ENTRY)],
+        [(UNDONE, Outcome.DONE)],
+        [(Posting(Kind.DEPOSIT, "d1", usd("20"), "payment pi_1"), Outcome.DONE)],
+    ],
+)
+def test_nothing_else_that_is_booked_switches_it_off(booked: list[tuple[Posting, Outcome]]) -> None:
+    assert after_reversals(SETTING, booked) == (SETTING, frozenset())
+
+
+def test_who_had_switched_it_off_is_told_nothing() -> None:
+    off = replace(SETTING, enabled=False)
+    assert after_reversals(off, [(BACK, Outcome.DONE)]) == (off, frozenset())
+
+
+def test_a_charge_that_succeeds_after_that_leaves_it_off_with_its_reason() -> None:
+    off, _ = after_reversals(SETTING, [(BACK, Outcome.DONE)])
+    assert after(off, None, NOON) == off
+
+
+def test_a_charge_without_an_end_is_looked_at_after_one_two_four_minutes_and_then_hourly() -> None:
+    minutes = [pause_after(looks).total_seconds() / 60 for looks in range(9)]
+    assert minutes == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert pause_after(10_000) == pause_after(6)

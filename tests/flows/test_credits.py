@@ -587,6 +587,76 @@ async def test_one_payment_that_cannot_be_booked_does_not_keep_the_others_from_i
     assert await shop.notices.last_round() == shop.clock.now()
 
 
+async def test_one_payment_that_cannot_be_read_does_not_keep_the_others_from_it() -> None:
+    shop = a_shop()
+    account = await shop.account()
+    known, odd = await shop.bought(account, usd("5"))
+    shop.processor.garble(odd)
+    await shop.bought(account, usd("20"))
+    for _ in range(2):
+        with pytest.raises(ExceptionGroup, match="could not be done"):
+            await shop.credits.reconcile()
+    assert (await shop.balance(account)).paid == usd("20")
+    assert len(shop.alerts.unread) == 2, "once a round, though it is met as an order's as well"
+    assert all(odd in told for told in shop.alerts.unread)
+    assert await shop.notices.last_round() is None, "the next round looks as far back"
+    answer = await refused(shop.credits.returned(account, known.order.id))
+    assert (answer.code, answer.charged) == (Code.PROCESSOR_UNAVAILABLE, None)
+    await shop.deliver_all()
+    assert {event.payment_id for event in await shop.notices.waiting()} == {odd}, "kept, no error"
+    shop.processor.mend(odd)
+    await shop.credits.reconcile()
+    assert (await shop.balance(account)).paid == usd("25")
+    assert await shop.notices.waiting() == []
+    assert await shop.notices.last_round() == shop.clock.now()
+
+
+async def test_what_was_charged_is_told_under_its_key_whoever_is_away_and_whatever_is_gone() -> (
+    None
+):
+    shop = a_shop()
+    account = await shop.account()
+    await shop.card(account)
+    first = await shop.credits.charge(account, usd("20"), None, "key")
+    (card,) = await shop.till.cards(account)
+    await shop.till.remove(account, card.id)
+    shop.processor.go_down()
+    assert await shop.credits.charge(account, usd("20"), card.id, "key") == first
+    assert shop.processor.charges == 1
+
+
+async def test_what_was_declined_is_told_under_its_key_and_nobody_is_asked() -> None:
+    shop = a_shop()
+    account = await shop.account()
+    card = await shop.card(account, Manner.DECLINES)
+    first = await refused(shop.credits.charge(account, usd("20"), card, "key"))
+    await shop.till.remove(account, card)
+    shop.processor.go_down()
+    again = await refused(shop.credits.charge(account, usd("20"), card, "key"))
+    assert (again.code, again.message) == (Code.PAYMENT_FAILED, first.message)
+
+
+@pytest.mark.parametrize("after_acting", [False, True])
+async def test_a_lost_charge_whose_card_is_gone_is_not_called_uncharged(after_acting: bool) -> None:
+    shop = a_shop()
+    account = await shop.account()
+    await shop.card(account)
+    real = shop.processor.charge
+
+    async def lost(*given: Any) -> Any:
+        shop.processor.go_down(after_acting=after_acting)
+        return await real(*given)
+
+    shop.credits._processor = _With(shop.processor, charge=lost)  # type: ignore[assignment]
+    await refused(shop.credits.charge(account, usd("20"), None, "key"))
+    (card,) = await shop.till.cards(account)
+    await shop.till.remove(account, card.id)
+    answer = await refused(shop.credits.charge(account, usd("20"), None, "key"))
+    assert (answer.code, answer.charged) == (Code.PROCESSOR_UNAVAILABLE, None)
+    other = await refused(shop.credits.charge(account, usd("20"), None, "another key"))
+    assert (other.code, other.charged) == (Code.NOT_FOUND, False)
+
+
 async def test_two_payments_of_one_order_credit_it_once_and_the_other_is_listed() -> None:
     shop = a_shop()
     account = await shop.account()

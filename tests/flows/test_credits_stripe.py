@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from adapters.payments.stripe import StripePayments
 from adapters.system import SystemClock
 from kyma.errors import Code, Refusal
-from kyma.flows.topup import RESUME_AFTER
 from kyma.ledger import Kind
 from kyma.mail import Letter
 from kyma.money import ZERO, usd
 from kyma.orders import GRACE, OrderState
-from kyma.topups import TopUp
+from kyma.topups import RESUME_AFTER, TopUp
 from tests.flows.selling import MemoryShop, a_shop
 from tests.stripe_server.app import Fault
 from tests.stripe_server.server import StripeServer, stripe_server
@@ -252,6 +251,65 @@ async def test_a_top_up_whose_answer_is_lost_charges_once(fault: Fault) -> None:
         assert (await shop.balance(account)).paid == usd("20")
         assert len(stripe.world.tables["payment_intent"]) == 1
         assert await shop.topups.running() == []
+
+
+async def test_a_key_of_ours_that_was_rolled_is_nobody_elses_failure() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        stripe.card(customer)
+        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        rolled, stripe.api.secret_key = stripe.api.secret_key, "sk_test_new"
+        for _ in range(5):
+            assert await shop.auto.run() == 0
+            shop.clock.ahead += timedelta(hours=2)
+        setting, _ = await shop.auto.setting(account)
+        assert setting is not None
+        assert (setting.enabled, setting.failures, setting.message) == (True, 0, "")
+        assert shop.mails.posted == {}
+        stripe.api.secret_key = rolled
+        assert await shop.auto.run() == 1
+        assert (await shop.balance(account)).paid == usd("20")
+
+
+async def test_a_500_that_stripe_keeps_costs_few_questions_and_holds_nobody_up() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        stripe.card(customer)
+        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        stripe.fail(Fault.ERROR, "POST /v1/payment_intents", times=10)
+        await shop.auto.run()
+        stripe.api.faults.clear()
+        for _ in range(5):
+            await bought(shop, stripe, account)
+        shop.clock.ahead = RESUME_AFTER + timedelta(seconds=1)
+        stripe.asked.clear()
+        for _ in range(5):
+            await shop.auto.run()
+        asked = [f"{asked.method} {asked.path}" for asked in stripe.asked]
+        assert asked[0] == "GET /v1/payment_intents"
+        assert set(asked[1:]) == {"POST /v1/payment_intents"}
+        assert len(asked) <= 4, "one look, and one order with its retries"
+        assert len(await shop.topups.running()) == 1
+
+
+async def test_an_odd_payment_at_stripe_does_not_end_the_round() -> None:
+    async with selling() as (shop, stripe):
+        account = await shop.account()
+        _, customer = await shop.till.customer(account)
+        card = stripe.card(customer)
+        await shop.credits.charge(account, usd("20"), card)
+        (odd,) = stripe.world.tables["payment_intent"].values()
+        odd["metadata"]["kyma_tax_cents"] = "abc"
+        fine = await bought(shop, stripe, account)
+        with pytest.raises(ExceptionGroup, match="could not be done"):
+            await shop.credits.reconcile()
+        assert (await shop.balance(account)).paid == usd("40")
+        assert fine in shop.orders._till.payments
+        (told,) = shop.alerts.unread
+        assert odd["id"] in told
+        assert "abc" in told
 
 
 LIFE = st.lists(st.sampled_from(["refund", "dispute", "win", "fail"]), max_size=3)

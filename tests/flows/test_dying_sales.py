@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 
 from kyma.errors import Code, Refusal
-from kyma.flows.topup import RESUME_AFTER
 from kyma.ledger import Kind
 from kyma.mail import Letter
 from kyma.money import ZERO, usd
 from kyma.orders import UNTRACED, OrderState
-from kyma.topups import PAUSES, TopUp
+from kyma.topups import PAUSES, RESUME_AFTER, RESUME_AT_MOST, TopUp
 from tests.flows.dying import Counter, at_every_touch, counter
 from tests.flows.selling import MemoryShop
 
@@ -256,8 +255,8 @@ async def test_a_charge_that_died_is_looked_after_by_processes_that_die_as_well(
         async with counter() as place:
             await a_topped_up(place)
             died = not await place.live(top_up, at)
-            for later in range(1, 40):
-                place.shop.clock.by += LATER
+            for later in range(1, 19):  # before the order is too old to be sent again
+                place.shop.clock.by += RESUME_AT_MOST
                 await place.live(top_up, later)
             assert place.charges() == 1, where
             assert await running(place) == [], where
@@ -329,6 +328,30 @@ def disputed(place: Counter, payment: str) -> None:
 
 def won(place: Counter, payment: str) -> None:
     place.stripe.end_dispute(place.stripe.dispute(payment), "won")
+
+
+async def test_auto_top_up_is_off_and_its_owner_told_wherever_the_booker_of_a_dispute_dies() -> (
+    None
+):
+    async def case(at: int, where: str) -> bool:
+        async with counter() as place:
+            await a_topped_up(place)
+            await place.live(top_up)
+            (payment,) = place.stripe.world.tables["payment_intent"]
+            place.stripe.dispute(payment)
+            died = not await place.live(reconcile, at)
+            for work in (top_up, reconcile, top_up):
+                place.shop.clock.by += LATER
+                assert await place.live(work)
+            setting, _ = await place.shop.auto.setting(place.account)
+            assert setting is not None
+            assert (setting.enabled, place.charges()) == (False, 1), where
+            (mail,) = place.shop.letters(Letter.REFUNDED)
+            assert mail.facts["auto_top_up"] == "switched off", where
+            await place.check(where)
+        return died
+
+    await at_every_touch(case, least=8)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 
 from adapters.memory.payments import Manner
 from kyma.errors import Code, Refusal
-from kyma.flows.topup import RESUME_AFTER
 from kyma.ledger import Kind, Outcome, Resolution
 from kyma.mail import Letter
 from kyma.money import Usd, usd
 from kyma.orders import OrderState
 from kyma.payments import PaymentState, Source
 from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
-from kyma.topups import PAUSES, TopUp
+from kyma.ports.storage import StorageUnavailable
+from kyma.topups import LONG, PAUSES, RESUME_AFTER, RESUME_AT_MOST, TopUp
 from tests.builders import new_id
 from tests.flows.selling import MemoryShop, a_shop
 
@@ -380,7 +380,8 @@ async def test_a_charge_that_a_notice_credited_first_is_ended_as_paid() -> None:
     assert shop.processor.charges == 2
 
 
-async def test_a_payment_that_takes_its_time_lets_no_other_begin() -> None:
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_payment_that_takes_its_time_lets_no_other_begin(heard: bool) -> None:
     shop = a_shop()
     account = await a_customer(shop, Manner.SLOW)
     assert await shop.auto.run() == 1
@@ -388,6 +389,11 @@ async def test_a_payment_that_takes_its_time_lets_no_other_begin() -> None:
     assert await shop.auto.run() == 0
     (known,) = orders(shop)
     shop.processor.settle(known.payment_id)
+    if heard:
+        await shop.deliver(shop.processor.notices[-1])
+        await shop.auto.run()
+        assert await shop.topups.running() == [], "what is credited is ended at once"
+    shop.clock.move(RESUME_AT_MOST.total_seconds())
     await shop.auto.run()
     assert (await shop.balance(account)).paid == usd("23")
     assert await shop.topups.running() == []
@@ -407,6 +413,161 @@ async def test_one_that_was_paid_and_not_credited_charges_nothing_more() -> None
     assert shop.processor.charges == 1
     assert len(await shop.credits.uncredited()) == 1
     assert (await shop.balance(account)).paid == usd("3")
+
+
+class Counting(Through):
+    """Loses every charge before it is made, and counts what it was asked."""
+
+    def __init__(self, processor: Any) -> None:
+        super().__init__(processor)
+        self.sent: list[float] = []
+        self.read = 0
+
+    async def charge(self, order: Any, *_: Any) -> Any:
+        self.sent.append((self._processor._now() - order.created_at).total_seconds() / 60)
+        raise ProcessorUnavailable("the same 500 again")
+
+    async def payment(self, id: str) -> Any:
+        self.read += 1
+        return await self._processor.payment(id)
+
+
+async def test_a_charge_that_is_never_answered_is_sent_again_later_and_later() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    for _ in range(3):
+        await shop.bought(await shop.account(), usd("20"))
+    counting = Counting(shop.processor)
+    shop.auto._processor = counting  # type: ignore[assignment]
+    for _ in range(4 * 60 * 6):
+        await shop.auto.run()
+        shop.clock.move(10)
+    assert [round(minutes) for minutes in counting.sent] == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    assert counting.read == 0, "the payments of others are not looked through"
+    assert (await setting_of(shop, account)).failures == 0
+
+
+async def test_who_waits_for_an_hour_is_told_why_nothing_is_charged() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await a_lost_charge(shop, after_acting=False)
+    shop.auto._processor = Counting(shop.processor)  # type: ignore[assignment]
+    begun = f"{shop.clock.now():%Y-%m-%d %H:%M} UTC"
+    shop.clock.move(LONG.total_seconds())
+    await shop.auto.run()
+    assert (await setting_of(shop, account)).message == ""
+    shop.clock.move(1)
+    told = await setting_of(shop, account)
+    assert told.enabled
+    assert begun in told.message
+    shop.auto._processor = shop.processor
+    shop.clock.move(RESUME_AT_MOST.total_seconds())
+    await shop.auto.run()
+    assert (await setting_of(shop, account)).message == ""
+    assert shop.processor.charges == 1
+
+
+# Money that goes back
+
+
+async def went_back(shop: MemoryShop, what: str) -> str:
+    """The one payment of an auto top-up goes back; what the refund or dispute is called."""
+    (known,) = orders(shop)
+    return str(getattr(shop.processor, what)(known.payment_id))
+
+
+@pytest.mark.parametrize("what", ["refund", "dispute"])
+async def test_what_went_back_is_not_charged_again(what: str) -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await shop.auto.run()
+    back = await went_back(shop, what)
+    await shop.credits.reconcile()
+    assert (await shop.balance(account)).paid == usd("3")
+    for _ in range(3):
+        assert await shop.auto.run() == 0
+        await shop.credits.reconcile()
+        shop.clock.move(3600)
+    assert shop.processor.charges == 1
+    found = await setting_of(shop, account)
+    assert not found.enabled
+    assert f"{what} {back}" in found.message
+    (mail,) = shop.letters(Letter.REFUNDED)
+    assert mail.facts["auto_top_up"] == "switched off"
+
+
+async def test_who_switches_it_on_again_is_charged_again_whatever_is_looked_at_again() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await shop.auto.run()
+    await went_back(shop, "dispute")
+    await shop.credits.reconcile()
+    await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+    await shop.deliver_all()
+    await shop.credits.reconcile()
+    assert (await setting_of(shop, account)).enabled
+    assert await shop.auto.run() == 1
+    assert shop.processor.charges == 2
+
+
+async def test_who_has_no_auto_top_up_reads_nothing_of_it() -> None:
+    shop = a_shop()
+    account = await shop.account()
+    _, payment = await shop.bought(account, usd("20"))
+    await shop.credits.reconcile()
+    shop.processor.refund(payment)
+    await shop.credits.reconcile()
+    (mail,) = shop.letters(Letter.REFUNDED)
+    assert "auto_top_up" not in mail.facts
+
+
+async def test_a_process_that_dies_after_it_was_switched_off_has_it_told_by_the_next_look() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    await shop.auto.run()
+    await went_back(shop, "dispute")
+    shop.mails.falls = 2  # the receipt of the deposit, looked at again, and the letter
+    with pytest.raises(StorageUnavailable):
+        await shop.credits.reconcile()
+    assert not (await setting_of(shop, account)).enabled, "with the booking, not after it"
+    shop.mails.falls = 0
+    await shop.credits.reconcile()
+    (mail,) = shop.letters(Letter.REFUNDED)
+    assert mail.facts["auto_top_up"] == "switched off"
+
+
+async def test_a_lost_charge_is_not_sent_again_once_money_went_back() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    _, before = await shop.bought(account, usd("20"))
+    await shop.credits.reconcile()
+    await shop.spend(account, usd("20"))
+    await a_lost_charge(shop, after_acting=False)
+    shop.processor.dispute(before)
+    await shop.credits.reconcile()
+    shop.clock.move(RESUME_AFTER.total_seconds())
+    await shop.auto.run()
+    assert (shop.processor.charges, await shop.topups.running()) == (1, [])
+    (known,) = orders(shop)
+    assert known.state is OrderState.FAILED
+    assert "dispute" in (await setting_of(shop, account)).message
+
+
+async def test_one_that_was_taken_is_credited_though_money_went_back_meanwhile() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    _, before = await shop.bought(account, usd("20"))
+    await shop.credits.reconcile()
+    await shop.spend(account, usd("20"))
+    await a_lost_charge(shop, after_acting=True)
+    shop.processor.dispute(before)
+    await shop.deliver(shop.processor.notices[-1])
+    shop.clock.move(RESUME_AFTER.total_seconds())
+    await shop.auto.run()
+    assert (await shop.balance(account)).paid == usd("20")
+    found = await setting_of(shop, account)
+    assert (found.enabled, found.failures) == (False, 0)
+    assert "dispute" in found.message, "its success does not wipe out why it is off"
 
 
 async def test_a_round_does_not_close_what_auto_top_up_began() -> None:

@@ -124,6 +124,25 @@ async def test_the_page_leads_back_to_the_order() -> None:
     assert page.back_url == f"https://kyma.example/billing/back/{order['order_id']}"
 
 
+async def test_who_takes_money_back_reads_that_auto_top_up_is_off_and_why() -> None:
+    place = await a_shop()
+    await a_card(place)
+    setting = {"enabled": True, "threshold": 5, "amount": "20", "monthly_ceiling": 100}
+    await place.ask("PUT", "/v1/billing/auto-topup", setting)
+    assert await place.container.auto_top_ups().run() == 1
+    (payment,) = processor(place)._payments
+    dispute = processor(place).dispute(payment)
+    assert (await deliver(place, processor(place).notices[-1])).status == 200
+    for _ in range(3):
+        assert await place.container.auto_top_ups().run() == 0
+    told = fits(await place.ask("GET", "/v1/billing/auto-topup"), "AutoTopUp")
+    assert (told["enabled"], told["failures"]) == (False, 0)
+    assert f"dispute {dispute}" in told["message"]
+    again = await place.ask("PUT", "/v1/billing/auto-topup", {"enabled": True})
+    now = fits(again, "AutoTopUp")
+    assert (now["enabled"], now["message"]) == (True, None)
+
+
 async def test_a_refund_takes_the_tier_down_again() -> None:
     place = await a_shop()
     await a_card(place)

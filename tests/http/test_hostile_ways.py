@@ -131,7 +131,7 @@ def books(place: Place) -> tuple[object, ...]:
             place.store.keys.values()]  # fmt: skip
     return (
         len(place.store.entries), len(place.store.accounts), keys, len(place.store.open_holds),
-        len(orders._till.orders), repr(place.container.top_ups().settings),
+        len(orders._till.orders), repr(place.container.top_ups().till.top_ups),
         processor(place).charges,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def unstorable(place: Place) -> list[str]:
     kept = [
         place.store.accounts, place.store.keys, place.store.sessions, container.mails().rows,
         container.device_codes()._ways.devices, container.limit_requests().requests,
-        container.orders()._till.orders, container.top_ups().settings,
+        container.orders()._till.orders, container.top_ups().till.top_ups,
     ]  # fmt: skip
     return [text for text in texts(kept) if UNSTORABLE.search(text)]
 
@@ -396,6 +396,101 @@ async def test_who_begins_to_pay_too_often_waits_and_the_processor_is_not_asked(
         assert (await place.ask("GET", f"/v1/billing/{where}")).status == 200, "looking is free"
     place.pass_time(LIMITS[Guarded.PURCHASE].window_s)
     assert (await place.ask("POST", f"/v1/billing/{path}", body)).status != 429
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("charge", {"amount": 20}), ("checkout", {"amount": 20})]
+)
+async def test_a_purchase_repeated_under_its_key_is_none_and_is_never_called_uncharged(
+    path: str, body: dict[str, Any]
+) -> None:
+    place = await a_shop()
+    page = (await place.ask("POST", "/v1/billing/cards")).json()["url"]
+    processor(place).leave_card(page.rsplit("/", 1)[1])
+
+    async def again(key: str = "one") -> Answer:
+        return await place.ask("POST", f"/v1/billing/{path}", body, Idempotency_Key=key)
+
+    first = await again()
+    assert first.status == 200
+    most = LIMITS[Guarded.ASKING].per_subject
+    answers = [await again() for _ in range(most)]
+    assert {(answer.status, answer.body) for answer in answers} == {(200, first.body)}
+    refused = await again()
+    error = refused.json()["error"]
+    assert (refused.status, error["code"], error["charged"]) == (429, "too_many_attempts", None)
+    assert 0 < int(refused.headers["retry-after"]) <= LIMITS[Guarded.ASKING].window_s
+    assert processor(place).charges == (path == "charge")
+    begun = LIMITS[Guarded.PURCHASE].per_subject
+    others = [await again(f"another {n}".replace(" ", "-")) for n in range(begun)]
+    assert [answer.status for answer in others] == [200] * (begun - 2) + [429] * 2
+    assert {answer.json()["error"]["charged"] for answer in others[-2:]} == {False}
+
+
+ASKING = [
+    ("GET", "cards", None),
+    ("PUT", "cards/pm_1/default", None),
+    ("DELETE", "cards/pm_1", None),
+    ("GET", "invoices", None),
+    ("GET", "checkout/{order}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ASKING)
+async def test_the_processor_is_not_asked_as_often_as_anybody_likes(
+    method: str, path: str, body: Any
+) -> None:
+    place = await a_shop()
+    order = (await place.ask("POST", "/v1/billing/checkout", {"amount": 20})).json()["order_id"]
+    where = f"/v1/billing/{path.format(order=order)}"
+    most = LIMITS[Guarded.ASKING].per_subject
+    answers = [await place.ask(method, where, body) for _ in range(most)]
+    assert {answer.status for answer in answers} <= {200, 404}
+    processor(place).go_down(1_000)
+    refused = await place.ask(method, where, body)
+    assert (refused.status, refused.json()["error"]["code"]) == (429, "too_many_attempts")
+    assert 0 < int(refused.headers["retry-after"]) <= LIMITS[Guarded.ASKING].window_s
+    for other, elsewhere, _ in ASKING:
+        asked = await place.ask(other, f"/v1/billing/{elsewhere.format(order=order)}")
+        assert asked.status == 429, "one window for all of them"
+    assert (await place.ask(method, where, body, secret=STRANGER)).status != 429
+    processor(place)._down.clear()
+    assert (await place.ask("POST", "/v1/billing/checkout", {"amount": 20})).status == 200
+    place.pass_time(LIMITS[Guarded.ASKING].window_s)
+    assert (await place.ask(method, where, body)).status in {200, 404}
+
+
+async def test_auto_top_up_is_not_switched_on_as_often_as_anybody_likes_but_off() -> None:
+    place = await a_shop()
+    page = (await place.ask("POST", "/v1/billing/cards")).json()["url"]
+    processor(place).leave_card(page.rsplit("/", 1)[1])
+    processor(place).tax_percent = 8
+    on = {"enabled": True, "threshold": 5, "amount": 20, "monthly_ceiling": 100}
+    wrong = {**on, "threshold": 21}
+    begun = LIMITS[Guarded.PURCHASE].per_subject
+    for _ in range(begun):
+        assert (await place.ask("PUT", "/v1/billing/auto-topup", wrong)).status == 400
+    answers = [await place.ask("PUT", "/v1/billing/auto-topup", on) for _ in range(begun)]
+    assert [answer.status for answer in answers] == [200] * (begun - 1) + [429]
+    assert processor(place).reckoned == begun - 1
+    for _ in range(2 * LIMITS[Guarded.ASKING].per_subject):
+        off = await place.ask("PUT", "/v1/billing/auto-topup", {"enabled": False})
+        assert (off.status, off.json()["enabled"]) == (200, False)
+        assert (await place.ask("GET", "/v1/billing/auto-topup")).status == 200
+
+
+async def test_who_comes_back_from_paying_too_often_is_told_what_is_known() -> None:
+    place = await a_shop()
+    sales = place.container.sales()
+    order = (await place.ask("POST", "/v1/billing/checkout", {"amount": 20})).json()
+    where = f"/v1/billing/checkout/{order['order_id']}"
+    for _ in range(LIMITS[Guarded.ASKING].per_subject):
+        await place.ask("GET", where)
+    processor(place).pay(order["url"].rsplit("/", 1)[1])
+    async with place.gateway.quart.test_request_context("/billing/back"):
+        assert await sales.state_of(place.account.id, order["order_id"]) == "open"
+        place.pass_time(LIMITS[Guarded.ASKING].window_s)
+        assert await sales.state_of(place.account.id, order["order_id"]) == "credited"
 
 
 async def test_what_is_no_purchase_is_not_counted_as_one() -> None:

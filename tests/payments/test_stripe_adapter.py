@@ -19,13 +19,14 @@ import pytest_asyncio
 import stripe
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from adapters.payments import reading
-from adapters.payments.calls import API_VERSION
+from adapters.payments.calls import API_VERSION, answered
 from adapters.payments.stripe import StripePayments
 from kyma.money import Usd, usd
 from kyma.payments import MAX_PURCHASE, MIN_PURCHASE, Order, Payment, PaymentState, Source
-from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
+from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable, UnreadablePayment
 from tests.builders import new_id
 from tests.stripe_server import Fault, StripeServer, stripe_server
 
@@ -83,6 +84,12 @@ async def standing(payments: StripePayments, id: str) -> Payment:
     found = await payments.payment(id)
     assert found is not None
     return found
+
+
+async def changed(payments: StripePayments, since: datetime) -> list[Payment]:
+    """Our payments that changed since, as they stand."""
+    found = [await payments.payment(id) async for id in payments.changed_since(since)]
+    return [payment for payment in found if payment is not None]
 
 
 def made(server: StripeServer, kind: str) -> int:
@@ -298,7 +305,7 @@ async def test_a_charge_that_failed_in_stripe_but_took_the_money_is_found_later(
         with pytest.raises(ProcessorUnavailable):
             await payments.charge(order, customer, card)
     assert made(server, "charge") == 1
-    (found,) = [payment async for payment in payments.payments_since(since)]
+    (found,) = await changed(payments, since)
     assert (found.order_id, found.state) == (order.id, PaymentState.PAID)
 
 
@@ -329,7 +336,7 @@ async def test_a_read_that_fails_is_unavailable_and_not_nothing(
         lambda: payments.cards(paid.customer),
         lambda: payments.choose(paid.customer, "pm_x"),
         lambda: payments.remove(paid.customer, "pm_x"),
-        lambda: anext(aiter(payments.payments_since(paid.created_at))),
+        lambda: anext(aiter(payments.changed_since(paid.created_at))),
     ]
     for read in reads:
         server.fail(fault, "GET ")
@@ -337,22 +344,47 @@ async def test_a_read_that_fails_is_unavailable_and_not_nothing(
             await read()
 
 
-async def test_payments_since_does_not_end_early_when_a_page_of_it_fails(
+async def test_what_changed_does_not_end_early_when_a_page_of_it_fails(
     server: StripeServer, payments: StripePayments
 ) -> None:
     paid = await bought(server, payments)
     server.fail(Fault.RATE_LIMITED, "GET /v1/disputes")
     with pytest.raises(ProcessorUnavailable):
-        [payment async for payment in payments.payments_since(paid.created_at)]
+        await changed(payments, paid.created_at)
 
 
-async def test_a_wrong_key_is_refused_and_not_waited_for(server: StripeServer) -> None:
+async def test_a_key_of_ours_that_is_wrong_is_our_trouble_and_the_operator_hears_of_it(
+    server: StripeServer,
+) -> None:
     wrong = StripePayments(
         "sk_test_wrong", "whsec", now=lambda: datetime.now(UTC), api_base=server.url
     )
-    with pytest.raises(ProcessorRefused, match="Invalid API Key"):
+    with capture_logs() as lines, pytest.raises(ProcessorUnavailable, match="Invalid API Key"):
         await wrong.customer(new_id(), "ada@example.com")
     await wrong.close()
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("processor_misconfigured", "error")
+    assert (line["error"], line["status"]) == ("AuthenticationError", 401)
+    assert "wrong" not in str(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (stripe.AuthenticationError("rolled", http_status=401), ProcessorUnavailable),
+        (stripe.PermissionError("restricted", http_status=403), ProcessorUnavailable),
+        (stripe.IdempotencyError("other parameters", http_status=400), ProcessorUnavailable),
+        (stripe.RateLimitError("too many", http_status=429), ProcessorUnavailable),
+        (stripe.APIError("5xx", http_status=500), ProcessorUnavailable),
+        (stripe.CardError("declined", None, "card_declined"), ProcessorRefused),
+        (stripe.InvalidRequestError("no such thing", "card"), ProcessorRefused),
+    ],
+)
+def test_only_what_is_wrong_with_a_card_or_a_request_is_a_refusal(
+    error: stripe.StripeError, word: type[Exception]
+) -> None:
+    with pytest.raises(word), answered():
+        raise error
 
 
 async def test_nobody_at_the_address_is_unavailable() -> None:
@@ -374,7 +406,7 @@ async def test_more_than_a_page_is_found(server: StripeServer, payments: StripeP
         server.pay(page.id, save=True)
     server.world.tables["event"].clear()
     since = datetime.now(UTC) - timedelta(minutes=5)
-    found = [payment.id async for payment in payments.payments_since(since)]
+    found = [id async for id in payments.changed_since(since)]
     assert len(found) == len(set(found)) == 105
     assert len(await payments.invoices(customer)) == 105
     assert len(await payments.cards(customer)) == 105
@@ -398,10 +430,10 @@ async def test_what_went_back_of_an_old_payment_is_found_without_its_events(
     paid = await bought(server, payments)
     server.pass_time(40 * 86_400)
     since = datetime.now(UTC) + timedelta(days=40, seconds=-60)
-    assert [payment async for payment in payments.payments_since(since)] == []
+    assert await changed(payments, since) == []
     made = server.refund(paid.id) if what == "refund" else server.dispute(paid.id)
     server.world.tables["event"].clear()
-    (found,) = [payment async for payment in payments.payments_since(since)]
+    (found,) = await changed(payments, since)
     assert (found.id, [back.id for back in found.reversals]) == (paid.id, [made])
 
 
@@ -413,7 +445,7 @@ async def test_a_refund_that_fails_late_is_found_by_its_event(
     server.pass_time(86_400)
     server.end_refund(refund, failed=True)
     since = datetime.now(UTC) + timedelta(seconds=86_340)
-    (found,) = [payment async for payment in payments.payments_since(since)]
+    (found,) = await changed(payments, since)
     assert [back.reinstated for back in found.reversals] == [True]
 
 
@@ -425,7 +457,41 @@ async def test_other_shops_of_the_same_account_are_left_alone(
     server.world.attempt(intent, server.world.add_card("success", None), owner_is_there=True)
     server.refund(intent["id"])
     assert await payments.payment(intent["id"]) is None
-    assert [payment async for payment in payments.payments_since(since)] == []
+    assert await changed(payments, since) == []
+
+
+@pytest.mark.parametrize("written", ["abc", "", "-5", "1e2", "٣", "501"])
+async def test_a_payment_that_makes_no_sense_is_named_and_the_others_are_read(
+    server: StripeServer, payments: StripePayments, written: str
+) -> None:
+    since = datetime.now(UTC) - timedelta(seconds=5)
+    order = an_order("5")
+    customer = await a_customer(payments, order)
+    odd = await payments.charge(order, customer, server.card(customer))
+    fine = await bought(server, payments)
+    server.world.get("payment_intent", odd.id)["metadata"]["kyma_tax_cents"] = written
+    assert {id async for id in payments.changed_since(since)} == {odd.id, fine.id}
+    assert await standing(payments, fine.id) == fine
+    with pytest.raises(UnreadablePayment, match=odd.id) as caught:
+        await payments.payment(odd.id)
+    assert caught.value.payment_id == odd.id
+
+
+async def test_the_payment_of_an_order_is_found_with_two_questions_whoever_else_pays(
+    server: StripeServer, payments: StripePayments
+) -> None:
+    order = an_order()
+    customer = await a_customer(payments, order)
+    made = await payments.charge(order, customer, server.card(customer))
+    for _ in range(5):
+        await bought(server, payments)
+    server.asked.clear()
+    assert await payments.payment_of(order, customer) == made
+    assert [asked.path for asked in server.asked] == [
+        "/v1/payment_intents",
+        f"/v1/payment_intents/{made.id}",
+    ]
+    assert await payments.payment_of(replace(order, id=new_id()), customer) is None
 
 
 # Taxes
