@@ -443,7 +443,7 @@ def operator(
 
     async def create() -> None:
         try:
-            await container.operator_sign_in().create(name, password)
+            await container.new_operators().create(name, password)
         finally:
             await container.units().close()
 

@@ -79,7 +79,7 @@ from kyma.flows.quote import Quotes
 from kyma.flows.referrals import Referrals, Rewards
 from kyma.flows.repeats import Repeats
 from kyma.flows.sessions import Sessions
-from kyma.flows.signin import OperatorSignIn
+from kyma.flows.signin import NewOperators, OperatorSignIn
 from kyma.flows.throttle import Throttle
 from kyma.flows.till import Till
 from kyma.flows.topup import AutoTopUps, LowBalances
@@ -370,7 +370,8 @@ class Container(containers.DeclarativeContainer):
         make_ways, settings, access, sessions, devices, authorize, links, federation, digests,
         chance, sales,
     )  # fmt: skip
-    operator_sign_in = providers.Singleton(OperatorSignIn, operators, passwords, clock)
+    operator_sign_in = providers.Singleton(OperatorSignIn, operators, passwords, throttle)
+    new_operators = providers.Singleton(NewOperators, operators, passwords, clock)
 
     gateway = providers.Singleton(
         make_gateway,

@@ -12,24 +12,13 @@ import streamlit as st
 
 from console import wiring
 from kyma.accounts import MAX_PASSWORD_LENGTH
+from kyma.errors import Refusal
 from kyma.flows.signin import MAX_NAME_LENGTH
 
 SESSION_HOURS = 12
-FREE_ATTEMPTS = 3
-FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 300.0
 
 OPERATOR = "operator"
 SINCE = "signed_in_at"
-FAILURES = "failed_sign_ins"
-NOT_BEFORE = "sign_in_not_before"
-
-
-def wait_after(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: none at first, then doubling."""
-    if failures < FREE_ATTEMPTS:
-        return 0.0
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - FREE_ATTEMPTS, 16))
 
 
 def is_signed_in() -> bool:
@@ -76,19 +65,14 @@ def page() -> None:
 
 def _attempt(name: str, password: str) -> None:
     console, state = wiring.console(), st.session_state
-    wait_s = state.get(NOT_BEFORE, 0.0) - console.clock.monotonic()
-    if wait_s > 0:
-        st.error(f"Too many failed attempts. Try again in {wait_s:.0f} seconds.")
+    try:
+        operator = wiring.run(console.signin.sign_in(name, password))
+    except Refusal as refusal:
+        st.error(refusal.message)
         return
-    operator = wiring.run(console.signin.sign_in(name, password))
     if operator is None:
-        failures = state.get(FAILURES, 0) + 1
-        state[FAILURES] = failures
-        state[NOT_BEFORE] = console.clock.monotonic() + wait_after(failures)
         st.error("Name or password is wrong.")
         return
-    state.pop(FAILURES, None)
-    state.pop(NOT_BEFORE, None)
     state[OPERATOR] = operator.name
     state[SINCE] = console.clock.now()
     st.rerun()

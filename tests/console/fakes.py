@@ -9,6 +9,7 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from adapters.memory.billing import MemoryOrders, MemoryTill
+from adapters.memory.keys import MemoryAttempts
 from adapters.memory.limit_requests import MemoryLimitRequests
 from adapters.memory.mail import MemoryBell, MemoryMails
 from adapters.memory.referrals import MemoryReferrals
@@ -28,7 +29,8 @@ from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
 from kyma.flows.post import LostLetters
 from kyma.flows.referrals import Referrals
-from kyma.flows.signin import OperatorSignIn
+from kyma.flows.signin import NewOperators, OperatorSignIn
+from kyma.flows.throttle import Throttle
 from kyma.money import ZERO, usd
 from tests.builders import a_key, a_session, an_account, new_id
 
@@ -53,7 +55,12 @@ class World:
         self.overrides = TierOverrides(
             self.accounts, MemoryOverrides(store), self.clock, self.chance, self.invalidations
         )
-        self.signin = OperatorSignIn(MemoryOperators(store), MemoryPasswords(), self.clock)
+        self.operators = MemoryOperators(store)
+        self.signin = OperatorSignIn(
+            self.operators,
+            MemoryPasswords(),
+            Throttle(MemoryAttempts(self.clock.monotonic)),
+        )
         self.reports = MemoryReports(store.records, store.accounts)
         self.mails, self.bell = MemoryMails(self.clock.now), MemoryBell()
         self.requests = MemoryLimitRequests(store)
@@ -96,7 +103,13 @@ def page_of(world: World, script: str) -> AppTest:
 
 def whole_app(world: World) -> AppTest:
     """The console as a stranger meets it, with one operator who could sign in."""
-    asyncio.run(world.signin.create(OPERATOR, PASSWORD))
+    new = NewOperators(world.operators, MemoryPasswords(), world.clock)
+    asyncio.run(new.create(OPERATOR, PASSWORD))
+    return a_tab(world)
+
+
+def a_tab(world: World) -> AppTest:
+    """One more window of it."""
     app = AppTest.from_file(APP, default_timeout=PATIENCE_S)
     app.session_state[BUNDLE] = world.console
     return app

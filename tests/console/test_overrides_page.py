@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from adapters.memory.keys import MemoryAttempts
 from adapters.memory.runtime import MemoryPasswords
-from console.signin import FREE_ATTEMPTS, SESSION_HOURS, wait_after
+from console.signin import SESSION_HOURS
 from console.wiring import BUNDLE
 from console.words import plain
 from kyma.accounts import Operator
 from kyma.flows.signin import OperatorSignIn
+from kyma.flows.throttle import Throttle
 from kyma.ports.storage import StorageUnavailable
-from tests.console.fakes import OPERATOR, PASSWORD, World, page_of, whole_app
+from kyma.throttles import LIMITS, Guarded
+from tests.console.fakes import OPERATOR, PASSWORD, World, a_tab, page_of, whole_app
 
 PAGE = "from console.pages.tier_overrides import page\npage()"
 
@@ -232,18 +235,16 @@ def test_a_wrong_password_is_said_without_saying_which_part(world: World) -> Non
 
 def test_failed_attempts_make_even_the_right_password_wait(world: World) -> None:
     app = whole_app(world).run()
-    for _ in range(FREE_ATTEMPTS):
+    limit = LIMITS[Guarded.LOGIN]
+    for _ in range(limit.per_subject):
         sign_in(app, "wrong horse")
-    sign_in(app, PASSWORD)
-    assert sentences(app.error) == ["Too many failed attempts. Try again in 5 seconds."]
-    world.clock.move(5.0)
+    app = sign_in(a_tab(world).run(), PASSWORD)
+    assert sentences(app.error) == [
+        f"Too many attempts to sign in. Try again in {limit.window_s} seconds."
+    ]
+    world.clock.move(limit.window_s)
     sign_in(app, PASSWORD)
     assert [title.value for title in app.title] == ["Usage"]
-
-
-def test_the_wait_doubles_up_to_a_limit() -> None:
-    waits = [wait_after(failures) for failures in (0, 2, 3, 4, 5, 100_000)]
-    assert waits == [0.0, 0.0, 5.0, 10.0, 20.0, 300.0]
 
 
 def test_a_session_ends_by_itself(world: World) -> None:
@@ -268,7 +269,11 @@ class OperatorsAway:
 
 def test_a_database_that_is_away_is_said_in_a_sentence(world: World) -> None:
     app = whole_app(world)
-    signin = OperatorSignIn(OperatorsAway(), MemoryPasswords(), world.clock)
+    signin = OperatorSignIn(
+        OperatorsAway(),
+        MemoryPasswords(),
+        Throttle(MemoryAttempts(world.clock.monotonic)),
+    )
     app.session_state[BUNDLE] = replace(world.console, signin=signin)
     sign_in(app.run(), PASSWORD)
     assert not app.exception

@@ -7,11 +7,13 @@ import os
 import sys
 from pathlib import Path
 
+from adapters.memory.keys import MemoryAttempts
 from adapters.postgres.accounts import PostgresOperators
 from adapters.postgres.units import PostgresUnits
 from adapters.settings import ROOT
 from adapters.system import Argon2Passwords, SystemClock
 from kyma.flows.signin import OperatorSignIn
+from kyma.flows.throttle import Throttle
 
 PASSWORD = "twelve letters and more"
 
@@ -35,8 +37,10 @@ async def test_an_operator_is_added_once_and_may_sign_in(
     assert await kyma(database_url, tmp_path, *asked) == (0, "✓ olga may sign in to the console\n")
     code, said = await kyma(database_url, tmp_path, *asked)
     assert (code, said) == (1, "✗ There is an operator 'olga' already.\n")
-    operators = PostgresOperators(postgres_units)
-    sign_in = OperatorSignIn(operators, Argon2Passwords(), SystemClock())
+    operators, clock = PostgresOperators(postgres_units), SystemClock()
+    sign_in = OperatorSignIn(
+        operators, Argon2Passwords(), Throttle(MemoryAttempts(clock.monotonic))
+    )
     assert await sign_in.sign_in("olga", PASSWORD) is not None
     assert await sign_in.sign_in("olga", "something else") is None
 

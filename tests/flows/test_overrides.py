@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pytest
 
+from adapters.memory.keys import MemoryAttempts
 from adapters.memory.runtime import MemoryChance, MemoryClock, MemoryInvalidations, MemoryPasswords
 from adapters.memory.storage import (
     MemoryAccounts,
@@ -15,8 +17,10 @@ from adapters.memory.storage import (
 from kyma.accounts import Account
 from kyma.errors import Code, Refusal
 from kyma.flows.overrides import TierOverrides
-from kyma.flows.signin import OperatorSignIn
+from kyma.flows.signin import NewOperators, OperatorSignIn
+from kyma.flows.throttle import Throttle
 from kyma.money import ZERO, usd
+from kyma.throttles import LIMITS, Guarded
 from tests.builders import a_key, a_session, an_account, new_id
 
 
@@ -206,10 +210,45 @@ async def test_customers_are_found_by_part_of_their_address_or_by_id(desk: Desk)
     assert list(await desk.overrides.find("  ")) == []
 
 
-async def test_only_the_right_password_signs_an_operator_in() -> None:
+@dataclass
+class Door:
+    """Where operators sign in, and how they came to be."""
+
+    clock: MemoryClock
+    operators: MemoryOperators
+    throttle: Throttle
+
+    def sign_in(self) -> OperatorSignIn:
+        return OperatorSignIn(self.operators, MemoryPasswords(), self.throttle)
+
+    def new(self) -> NewOperators:
+        return NewOperators(self.operators, MemoryPasswords(), self.clock)
+
+
+@pytest.fixture
+def door() -> Door:
     clock = MemoryClock()
-    signin = OperatorSignIn(MemoryOperators(MemoryStore()), MemoryPasswords(), clock)
-    olga = await signin.create(" olga ", "correct horse")
+    attempts = MemoryAttempts(clock.monotonic)
+    return Door(clock, MemoryOperators(MemoryStore()), Throttle(attempts))
+
+
+async def test_guesses_at_an_operator_are_counted_and_the_owner_is_not(door: Door) -> None:
+    limit, signin, other_tab = LIMITS[Guarded.LOGIN], door.sign_in(), door.sign_in()
+    olga = await door.new().create("olga", "correct horse")
+    for _ in range(limit.per_subject + 5):
+        assert await signin.sign_in("olga", "correct horse") == olga
+    for _ in range(limit.per_subject):
+        assert await signin.sign_in("olga", "wrong horse") is None
+    with pytest.raises(Refusal) as refused:
+        await other_tab.sign_in(" olga ", "correct horse")
+    assert refused.value.code is Code.TOO_MANY_ATTEMPTS
+    assert await signin.sign_in("nils", "wrong horse") is None
+    door.clock.move(limit.window_s)
+    assert await signin.sign_in("olga", "correct horse") == olga
+
+
+async def test_only_the_right_password_signs_an_operator_in(door: Door) -> None:
+    signin, olga = door.sign_in(), await door.new().create(" olga ", "correct horse")
     assert await signin.sign_in("olga", "correct horse") == olga
     assert await signin.sign_in("olga", "wrong horse") is None
     assert await signin.sign_in("nobody", "correct horse") is None
@@ -229,12 +268,11 @@ async def test_only_the_right_password_signs_an_operator_in() -> None:
     ],
 )
 async def test_an_operator_that_cannot_be_created_is_refused(
-    name: str, password: str, param: str
+    door: Door, name: str, password: str, param: str
 ) -> None:
-    store = MemoryStore()
-    signin = OperatorSignIn(MemoryOperators(store), MemoryPasswords(), MemoryClock())
-    await signin.create("olga", "correct horse")
+    new = door.new()
+    await new.create("olga", "correct horse")
     with pytest.raises(Refusal) as refused:
-        await signin.create(name, password)
+        await new.create(name, password)
     assert refused.value.param == param
-    assert list(store.operators) == ["olga"]
+    assert list(door.operators._store.operators) == ["olga"]
