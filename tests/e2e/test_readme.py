@@ -53,3 +53,11 @@ def test_every_route_of_the_readme_exists() -> None:
     assert len(told) > 15
     plain = {re.sub(r"[<{].*?[>}]", "{}", path) for path in served}
     assert {re.sub(r"[<{].*?[>}]", "{}", path) for path in told} <= plain
+
+
+def test_every_variable_of_the_readme_is_a_setting() -> None:
+    """`docs/configuration.md` lists all of them, and a test holds it to the settings."""
+    named = re.findall(r"\b(?:KYMA_[A-Z_]+|[A-Z]+_API_KEY)\b", (ROOT / "README.md").read_text())
+    listed = (ROOT / "docs" / "configuration.md").read_text()
+    assert len(set(named)) > 12
+    assert {name for name in named if f"`{name}`" not in listed} == set()
