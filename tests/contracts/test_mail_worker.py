@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -152,12 +153,11 @@ async def test_an_answer_that_nobody_was_told_of_is_told_by_the_worker(
 async def test_a_verified_referral_that_was_not_paid_is_paid_by_the_worker(
     container: Container,
 ) -> None:
-    ids = []
-    for _ in range(2):
-        account = an_account()
+    referrer = an_account()
+    referred = replace(an_account(), sent_by=referrer.id)
+    for account in (referrer, referred):
         await container.accounts().register(account, a_key(account), a_session(account), ZERO)
-        ids.append(account.id)
-    await container.referral_book().add(new_id(), *ids)
+    ids = [referrer.id, referred.id]
     async with container.units().unit() as connection:
         await connection.execute(
             text("UPDATE referrals SET state = 'verified', verified_at = now()")
