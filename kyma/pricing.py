@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kyma.calls import Size
+from kyma.calls import ChatCall, Size
 from kyma.money import Usd, divided, usd
 from kyma.usage import MAX_TOKENS, Usage
 
@@ -86,3 +86,35 @@ def plausible(usage: Usage) -> bool:
     """Whether an upstream's figures can be billed: no negative and no absurd bucket."""
     buckets = (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning)
     return all(0 <= tokens <= MAX_TOKENS for tokens in buckets)
+
+
+SPARE_INPUT = 4_096
+"""Prompt tokens beyond what was sent that a provider may read: its own words around it.
+
+A few hundred as a rule: a chat template, and what tells a model how tools are called (Anthropic:
+up to 804, and some 1,500 for a computer; platform.claude.com, tool use, 2026-11).
+"""
+
+SPARE_OUTPUT = 64
+"""Tokens of each choice that may be told beyond `max_tokens`: marks of the end, and the like."""
+
+SUMMARY = 65_536
+"""Tokens that a compaction may write beside the answer (`wire.anthropic.usage_of`)."""
+
+
+def believable(usage: Usage, call: ChatCall) -> bool:
+    """Whether figures that a provider tells can be those of this call.
+
+    A prompt is never nothing, and never more than its worst case and some words of the provider's
+    own. An answer, what was thought for it included, is no longer than was asked for: `max_tokens`
+    is sent with every call.
+    """
+    size = call.size
+    most = size.max_output + SPARE_OUTPUT * size.choices
+    if call.body.get("context_management"):
+        most += SUMMARY
+    return (
+        plausible(usage)
+        and 0 < usage.prompt_tokens <= size.worst_input + SPARE_INPUT
+        and usage.completion_tokens <= most
+    )

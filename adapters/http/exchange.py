@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-import orjson
 
 from adapters.http import cors
 from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
@@ -33,6 +30,10 @@ EVENT_STREAM = [
 
 LONG_BYTES = 1 << 20
 """An answer from here on is shortened off the event loop: it takes 30 ms a megabyte."""
+
+GIVE_BACK_S = 1.0
+"""How long a refusal waits for the request's idempotency key to be free again. It takes two
+questions to the database; if that does not answer, the caller is told all the same."""
 
 REPLAYED = ("X-Kyma-Idempotent-Replay", "true")
 
@@ -99,7 +100,9 @@ class Exchange:
     ) -> None:
         self.claim: Claim | None = None
         self.is_complete = False
+        self.is_refused = False
         self._once: Once | Repeats | None = None
+        self._releasing: asyncio.Future[None] | None = None
         self._kept: list[bytes] = []
         self._kind = "application/json"
         self._send = send
@@ -124,9 +127,8 @@ class Exchange:
         took_s = asyncio.get_running_loop().time() - self._began
         return ("Server-Timing", server_timing(total=took_s))
 
-    async def whole(self, body: dict[str, Any], headers: list[tuple[str, str]]) -> None:
-        """Send a whole answer."""
-        raw = orjson.dumps(body)
+    async def whole(self, raw: bytes, headers: list[tuple[str, str]]) -> None:
+        """Send a whole answer, a JSON object as it was written."""
         await self._complete(raw)
         headers_asked = self._asking.headers
         if len(raw) < LONG_BYTES:
@@ -221,9 +223,28 @@ class Exchange:
         if self._pulse is not None:
             self._pulse.cancel()
 
+    def _release(self) -> asyncio.Future[None] | None:
+        """The key of a request that did not end in an answer on its way back, if it has one."""
+        if self._releasing is None and self.claim and self._once and not self.is_complete:
+            self._releasing = asyncio.ensure_future(self._once.release(self.claim))
+        return self._releasing
+
+    async def released(self) -> None:
+        """Whoever has no answer has their idempotency key back, whoever waits for it leaves."""
+        releasing = self._release()
+        if releasing is not None:
+            await asyncio.shield(releasing)
+
     async def refuse(self, refusal: Refusal) -> None:
-        """Say why not; after a stream's head as an event that no clean end follows."""
+        """Say why not; after a stream's head as an event that no clean end follows.
+
+        First the request's key is given back: whoever hears this may repeat it at once.
+        """
         self.close()
+        self.is_refused = True
+        releasing = self._release()
+        if releasing is not None:
+            await asyncio.wait({releasing}, timeout=GIVE_BACK_S)
         if self._rendering is not None and self._head_sent:
             last = self._rendering.failed(refusal, self.request_id)
             await self._send({"type": "http.response.body", "body": last})

@@ -11,6 +11,7 @@ from adapters.http.dialects.messages import Messages, with_betas
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
 from adapters.http.text import TextRoute
+from adapters.json_text import json_bytes
 from kyma.flows.once import Claim, Replay
 from kyma.flows.repeats import PASSING
 from kyma.idempotency import fingerprint_of
@@ -56,7 +57,8 @@ class CountTokens(MessagesRoute):
         else:
             tokens = self._counted(raw, asking)
         quota = quota_headers(*await self._access.quota(principal))
-        await exchange.whole({"input_tokens": tokens}, [exchange.so_far(), *quota])
+        told = json_bytes({"input_tokens": tokens})
+        await exchange.whole(told, [exchange.so_far(), *quota])
 
     async def _begin(
         self, asking: Asking, principal: Principal, raw: bytes, request_id: str

@@ -19,14 +19,15 @@ from adapters.http.dialects import Dialect
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
 from adapters.http.replays import replayed
+from adapters.json_text import Unwritable, json_bytes
 from kyma.budget import FIELD as MAX_COST
 from kyma.budget import check_max_cost, limit_of
-from kyma.calls import ChatCall
+from kyma.calls import ChatCall, Fault, UpstreamError
 from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
 from kyma.flows.once import Claim, Once, Replay
 from kyma.flows.repeats import Repeats
-from kyma.flows.ticket import Ticket
+from kyma.flows.ticket import Served, Ticket
 from kyma.idempotency import fingerprint_of
 from kyma.keys import Scope as KeyScope
 from kyma.ports.storage import Principal
@@ -80,26 +81,33 @@ class TextRoute:
             send, self._chance.id(), self._dialect, self._limits.keepalive_s, asking
         )
         try:
-            await self._serve(asking, presence, exchange)
-        except Refusal as refusal:
-            await exchange.refuse(refusal)
+            await self._served_or_told(asking, presence, exchange)
         except ClientGone:
             return
         except asyncio.CancelledError:
             if not presence.left:
-                await exchange.refuse(Refusal(Code.STREAM_INTERRUPTED, STOPPING))
+                if not exchange.is_refused:
+                    await exchange.refuse(Refusal(Code.STREAM_INTERRUPTED, STOPPING))
                 raise
             current = asyncio.current_task()
             if current is not None:
                 current.uncancel()
-        except Exception:
-            log.exception("request_failed", request_id=exchange.request_id)
-            await exchange.refuse(_broken(exchange))
         finally:
             exchange.close()
             presence.close()
-            if exchange.claim is not None and not exchange.is_complete:
-                await asyncio.shield(self._keeper.release(exchange.claim))
+            await exchange.released()
+
+    async def _served_or_told(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
+        """Serve a request, or say why not; raises only if nobody is to be told any more."""
+        try:
+            await self._serve(asking, presence, exchange)
+        except Refusal as refusal:
+            await exchange.refuse(refusal)
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request_failed", request_id=exchange.request_id)
+            await exchange.refuse(_broken(exchange))
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
         principal = await self._access.identify(asking.secret, KeyScope.INFERENCE, asking.address)
@@ -197,8 +205,14 @@ class TextRoute:
         )
 
     async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:
-        served = await self._chat.answer(ticket)
-        await exchange.whole(self._dialect.whole(served), self._headers(ticket, served.route))
+        served = await self._chat.answer(ticket, self._written)
+        await exchange.whole(served.written, self._headers(ticket, served.route))
+
+    def _written(self, served: Served) -> bytes:
+        try:
+            return json_bytes(self._dialect.whole(served))
+        except Unwritable as error:
+            raise UpstreamError(Fault.BROKEN, f"no answer of ours: {error}") from error
 
     async def _stream(self, ticket: Ticket, exchange: Exchange) -> None:
         rendering = self._dialect.rendering(ticket)

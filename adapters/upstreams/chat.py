@@ -154,8 +154,8 @@ class ProviderChat:
                 stream_usage=provider.stream_usage,
                 marks=marks,
             )
-        except TypeError as error:
-            # Read as JSON, but not writable again: nesting beyond 254, integers beyond 64 bits.
+        except (TypeError, RecursionError) as error:
+            # Read as JSON, but nested too deeply to be written again.
             raise UpstreamError(
                 Fault.BAD_REQUEST, f"The request cannot be passed on: {error}."
             ) from error

@@ -13,11 +13,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from kyma.calls import ChatAnswer, ChatCall, Dialect, Fault, UpstreamError, conversation_of
+from kyma.calls import ChatCall, Dialect, Fault, UpstreamError, conversation_of
 from kyma.catalog.model import Catalogue, Model
 from kyma.errors import Code, Refusal
 from kyma.flows.access import Admission
 from kyma.flows.billing import Billing
+from kyma.flows.faults import outcome_of, refusal_of
 from kyma.flows.live import Begun, LiveAnswer, until_text
 from kyma.flows.ticket import Receipt, Served, Ticket
 from kyma.generations import price_used
@@ -26,7 +27,7 @@ from kyma.money import ZERO, Usd
 from kyma.ports.runtime import Alerts, Chance, Clock, Conversations, HealthBoard, Limiter
 from kyma.ports.storage import StorageUnavailable
 from kyma.ports.upstreams import ChatUpstream, Deadline
-from kyma.pricing import PerToken, plausible
+from kyma.pricing import PerToken, believable
 from kyma.routing import UNKNOWN, Affinity, Route, Step, is_half_open, next_step, order, soonest
 from kyma.usage import NOTHING, Attempt, Evidence, Usage, UsageRecord
 
@@ -48,6 +49,13 @@ WAITED = frozenset({Fault.TIMEOUT, Fault.OVERDUE})
 
 BYTES_PER_TOKEN = 4
 """Used only where an upstream does not tell: UTF-8 bytes of output per token, on the low side."""
+
+
+Write = Callable[[Served], bytes]
+
+
+def _unwritten(_: Served) -> bytes:
+    return b""
 
 
 class Chat:
@@ -157,21 +165,38 @@ class Chat:
             )
         return routes
 
-    async def answer(self, ticket: Ticket) -> Served:
-        """A whole answer, settled before it is returned."""
+    async def answer(self, ticket: Ticket, write: Write = _unwritten) -> Served:
+        """A whole answer, written, then settled, then returned.
+
+        `write` makes the bytes of an answer with its receipt. What it refuses with an
+        `UpstreamError` is no answer: another route is asked. Nothing that it raises is charged.
+        """
         hold = await self._hold(ticket)
 
-        async def ask(route: Route) -> ChatAnswer:
-            return await self._upstream.answer(ticket.call, route, hold, ticket.deadline)
+        async def ask(route: Route) -> Served:
+            answer = await self._upstream.answer(ticket.call, route, hold, ticket.deadline)
+            began = self._clock.monotonic()
+            usage = self.evidence(ticket, route, answer.usage, answer.output_bytes)
+            draft = Served(ticket, route, answer, self._expected(ticket, hold, route, usage))
+            draft = replace(draft, written=write(draft))
+            ticket.upstream_s -= self._clock.monotonic() - began  # this was not the provider
+            return draft
 
         try:
-            answer, route = await self._first_to_answer(ticket, ask)
+            draft, route = await self._first_to_answer(ticket, ask)
         except BaseException as error:
             await self._refund(ticket, hold, outcome_of(error))
             raise
-        usage = self.evidence(ticket, route, answer.usage, answer.output_bytes)
-        receipt = await self.settle(ticket, hold, route, usage, "ok")
-        return Served(ticket, route, answer, receipt)
+        receipt = await self.settle(ticket, hold, route, draft.receipt.usage, "ok")
+        if receipt == draft.receipt:
+            return draft
+        served = replace(draft, receipt=receipt)
+        return replace(served, written=write(served))
+
+    def _expected(self, ticket: Ticket, hold: Hold, route: Route, usage: Usage) -> Receipt:
+        """The receipt that settling comes to, unless the sweep has returned the hold."""
+        price = self._price(ticket.model, route, usage)
+        return Receipt(usage, min(price.bill(usage), hold.amount), price.cache_discount(usage))
 
     @asynccontextmanager
     async def stream(self, ticket: Ticket) -> AsyncIterator[LiveAnswer]:
@@ -322,7 +347,8 @@ class Chat:
     ) -> Usage:
         """What to bill: what the upstream told if that can be true, else what we counted."""
         if told is not None:
-            if plausible(told) and (told.completion_tokens > 0 or output_bytes == 0):
+            says_some = told.completion_tokens > 0 or output_bytes == 0
+            if says_some and believable(told, ticket.call):
                 return told
             self._alerts.implausible_usage(route.provider, route.model, repr(told))
         return Usage(
@@ -438,32 +464,3 @@ def _affinity(call: ChatCall, model: Model) -> Affinity | None:
     ):
         return None
     return Affinity(conversation_of(call.body))
-
-
-def outcome_of(error: BaseException) -> str:
-    """The word for a usage record whose request ended by `error`; its customer reads it, too."""
-    if isinstance(error, Refusal):
-        return error.code.value
-    return "cancelled" if isinstance(error, asyncio.CancelledError) else Code.INTERNAL.value
-
-
-def refusal_of(error: UpstreamError) -> Refusal:
-    """What a caller is told of an upstream's fault; trouble with our accounts is not theirs."""
-    again = "Nothing was charged; try again."
-    match error.fault:
-        case Fault.BAD_REQUEST:
-            return Refusal(Code.REFUSED_BY_MODEL, error.message, param=error.param)
-        case Fault.TOO_LONG:
-            return Refusal(Code.CONTEXT_TOO_LONG, error.message, param="messages")
-        case Fault.REFUSED:
-            return Refusal(Code.CONTENT_FILTERED, error.message, param="messages")
-        case Fault.BUSY:
-            return Refusal(
-                Code.PROVIDER_BUSY,
-                f"Every provider of this model is busy. {again}",
-                retry_after_s=error.retry_after_s or 1,
-            )
-        case Fault.TIMEOUT | Fault.OVERDUE:
-            return Refusal(Code.PROVIDER_TIMEOUT, f"No provider answered in time. {again}")
-        case Fault.BROKEN | Fault.DENIED:
-            return Refusal(Code.PROVIDER_ERROR, f"Every provider of this model failed. {again}")

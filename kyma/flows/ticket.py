@@ -56,9 +56,13 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A whole answer: the body as the model gave it, who gave it, and the receipt."""
+    """A whole answer: the body as the model gave it, who gave it, and the receipt.
+
+    `written` is all of that in its caller's dialect, as bytes.
+    """
 
     ticket: Ticket
     route: Route
     answer: ChatAnswer
     receipt: Receipt
+    written: bytes = b""

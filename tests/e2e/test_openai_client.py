@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 import jsonschema
@@ -45,7 +46,9 @@ async def client(running: Running) -> AsyncIterator[AsyncOpenAI]:
 
 
 async def test_a_whole_answer_has_our_names_and_its_price(client: AsyncOpenAI) -> None:
+    began = time.monotonic()
     raw = await client.chat.completions.with_raw_response.create(model="fast", messages=HELLO)
+    waited_ms = (time.monotonic() - began) * 1000
     answer = raw.parse()
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
@@ -54,7 +57,12 @@ async def test_a_whole_answer_has_our_names_and_its_price(client: AsyncOpenAI) -
     assert raw.headers["x-kyma-model"] == MODEL
     assert raw.headers["x-kyma-alias"] == "fast"
     assert raw.headers["x-kyma-sandbox"] == "true"
-    assert float(raw.headers["x-kyma-overhead-ms"]) >= 0
+    timing = dict(part.split(";dur=") for part in raw.headers["server-timing"].split(", "))
+    took = {name: float(ms) for name, ms in timing.items()}
+    assert all(0 < ms < took["total"] for name, ms in took.items() if name != "total")
+    assert took["total"] < waited_ms
+    ours = took["total"] - took["upstream"]
+    assert float(raw.headers["x-kyma-overhead-ms"]) == pytest.approx(ours, abs=0.02)
     assert raw.headers["x-ratelimit-limit-requests"] == "30"
     assert "x-kyma-fallback" not in raw.headers
     usage = answer.usage

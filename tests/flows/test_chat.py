@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,14 +14,14 @@ import pytest
 from adapters.http.errors import envelope
 from adapters.memory.runtime import MemoryConversations
 from adapters.memory.storage import MemoryLedger
-from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault
+from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 from kyma.errors import Code, Refusal
 from kyma.flows.chat import MAX_ATTEMPTS, Served
 from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.storage import Held, Resolved, StorageUnavailable
 from kyma.ports.upstreams import Deadline
-from kyma.routing import Route
+from kyma.routing import Health, Route
 from kyma.usage import Evidence, Usage, UsageRecord
 from tests.flows.upstreams import (
     CHEAP,
@@ -322,6 +323,11 @@ async def test_where_not_even_the_prompt_fits_no_max_tokens_is_proposed() -> Non
         Usage(input=1 << 60, output=2),
         Usage(input=100, output=0),  # yet text came
         Usage(input=0, cache_read=-1, output=2),
+        Usage(input=0, output=2),  # nothing was asked
+        Usage(input=100, output=1_000_000),  # of 100
+        Usage(input=100, output=2, reasoning=1_000_000),
+        Usage(input=1_000_000_000, output=2),  # of 400 bytes
+        Usage(input=100, cache_read=1_000_000, output=2),
     ],
 )
 @streamed
@@ -346,14 +352,129 @@ async def test_usage_that_is_not_told_is_counted_on_the_low_side(stream: bool) -
     assert world.alerts.heard == []
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        Usage(input=100, output=2, reasoning=98),  # thought that nobody sees
+        Usage(input=2_100, output=2),  # the provider's own words around ours
+        Usage(input=408, output=100),
+        Usage(input=0, cache_read=400, output=2),
+    ],
+)
+@streamed
+async def test_usage_that_may_be_true_is_billed_as_told(stream: bool, told: Usage) -> None:
+    world = await a_world({"first": [Says(["12345678"], told)]})
+    _, receipt = await serve(world, stream)
+    assert receipt.usage == told
+    assert world.alerts.heard == []
+
+
+async def test_what_a_compaction_wrote_beside_the_answer_may_be_more_than_was_asked_for() -> None:
+    told = Usage(input=200, output=5_000)
+    world = await a_world({"first": [Says(usage=told)]})
+    _, receipt = await serve(world, False, context_management={"edits": []})
+    assert receipt.usage == told
+
+
 @streamed
 async def test_a_bill_beyond_the_hold_is_our_loss(stream: bool) -> None:
-    world = await a_world({"first": [Says(usage=Usage(input=100, output=90_000))]})
+    world = await a_world({"first": [Says(usage=Usage(input=4_000, output=100))]})
     _, receipt = await serve(world, stream)
     hold = PRICE.estimate((await world.ticket()).call.size)
     assert receipt.charged == hold
     assert await world.balance() == (START - hold, ZERO)
     assert (await world.ledger.health()).loss > 0
+
+
+# Whole answers are written before they are charged
+
+
+async def test_an_answer_is_written_with_its_receipt_while_nothing_is_charged() -> None:
+    world = await a_world()
+    held: list[str] = []
+
+    def write(served: Served) -> bytes:
+        held.extend(world.store.open_holds)
+        return f"{served.route.provider} {served.receipt.charged}".encode()
+
+    ticket = await world.ticket()
+    served = await world.chat.answer(ticket, write)
+    assert held == [ticket.id], "written once, before the hold was resolved"
+    assert served.written == f"first {PRICE.bill(USAGE)}".encode()
+    assert served.receipt.charged == PRICE.bill(USAGE)
+
+
+async def test_an_answer_that_cannot_be_written_is_none_and_another_provider_is_asked() -> None:
+    def write(served: Served) -> bytes:
+        if served.route.provider == "first":
+            raise UpstreamError(Fault.BROKEN, "nested too deeply")
+        return b"written"
+
+    world = await a_world()
+    served = await world.chat.answer(await world.ticket(), write)
+    assert (served.route.provider, served.written) == ("second", b"written")
+    assert world.board.view()["first/big@first"].failures_in_a_row == 1
+    bill = PRICE.bill(USAGE)
+    assert await world.balance() == (START - bill, ZERO)
+    (record,) = world.store.records
+    assert [attempt.outcome for attempt in record.attempts] == ["broken", "ok"]
+
+
+@pytest.mark.parametrize("error", [UpstreamError(Fault.BROKEN, "no"), KeyError("choices")])
+async def test_an_answer_that_nobody_can_write_costs_nothing(error: Exception) -> None:
+    def write(_: Served) -> bytes:
+        raise error
+
+    world = await a_world()
+    ticket = await world.ticket("lonely")
+    with pytest.raises((Refusal, KeyError)):
+        await world.chat.answer(ticket, write)
+    await nothing_was_charged(world)
+
+
+async def test_an_answer_is_written_again_if_it_was_charged_otherwise_than_expected() -> None:
+    world = await a_world()
+    sweeps: list[asyncio.Task[LedgerHealth]] = []
+
+    def write(served: Served) -> bytes:
+        if not sweeps:  # the sweep takes the hold between the writing and the settlement
+            sweeps.append(asyncio.create_task(world.swept()))
+        return str(served.receipt.charged).encode()
+
+    served = await world.chat.answer(await world.ticket(), write)
+    assert (await sweeps[0]).open_holds == 0
+    assert (served.receipt.charged, served.written) == (0, b"0")
+    assert await world.balance() == (START, ZERO)
+
+
+async def test_the_time_that_writing_takes_is_ours_and_not_the_providers() -> None:
+    world = await a_world()
+
+    def write(_: Served) -> bytes:
+        time.sleep(0.05)
+        return b""
+
+    ticket = await world.ticket()
+    await world.chat.answer(ticket, write)
+    assert ticket.upstream_s < 0.04
+
+
+# A route that is tried again after its pause
+
+
+async def test_one_request_tries_a_route_after_its_pause_and_the_others_keep_away() -> None:
+    world = await a_world({"first": [Stalls()]})
+    world.board.health["first/big@first"] = Health(open_until=time.time() - 1)
+    trying = asyncio.create_task(world.chat.answer(await world.ticket()))
+    while not world.upstream.asked:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        others = [await serve(world, False) for _ in range(5)]
+    assert {route.provider for route, _ in others} == {"second"}
+    assert [route.provider for route in world.upstream.asked] == ["first", *["second"] * 5]
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
 
 
 # Streams: after the first text

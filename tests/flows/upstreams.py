@@ -49,10 +49,14 @@ CREDIT = usd("0.50")
 
 @dataclass(frozen=True)
 class Says:
-    """An answer: its words (one chunk each, as a stream), and the usage it tells."""
+    """An answer: its words (one chunk each, as a stream), and the usage it tells.
+
+    `more` stands beside the choices of a whole one.
+    """
 
     words: Sequence[str] = ("Hello", " world")
     usage: Usage | None = USAGE
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class ScriptedUpstream:
         assert isinstance(act, Says)
         self.spoke = True
         text = "".join(act.words)
-        body = {"choices": [{"message": {"role": "assistant", "content": text}}]}
+        choice = {"message": {"role": "assistant", "content": text}}
+        body = {**act.more, "choices": [choice]}
         return ChatAnswer(body, act.usage, len(text.encode()))
 
     @asynccontextmanager

@@ -516,6 +516,70 @@ async def test_a_chat_that_failed_may_be_sent_again_under_its_key(stream: bool) 
     assert await place.spent() == PRICE.bill(USAGE)
 
 
+KEY = {"Idempotency_Key": "order-17"}
+TOO_DEAR = {"max_tokens": 4_000, "n": 40}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "used", "status"),
+    [
+        ("big", TOO_DEAR, 0, 402),
+        ("big", {}, 30, 429),
+        ("unserved", {}, 0, 503),
+        ("lonely", {}, 0, 502),
+        ("lonely", {"stream": True}, 0, 502),
+    ],
+    ids=["402", "429", "no route", "failed", "failed stream"],
+)
+async def test_whoever_hears_a_refusal_may_use_the_key_at_once(
+    model: str, fields: dict[str, Any], used: int, status: int
+) -> None:
+    """The same body, or a corrected one, sent while the server still ends the first request."""
+    place = await a_place({"alone": [Fails(Fault.BROKEN)]})
+    for _ in range(used):
+        await place.chat()
+    body = a_body(model, **fields)
+    heard: list[int] = []
+
+    async def again() -> None:
+        same = await place.ask("POST", "/v1/chat/completions", body, **KEY)
+        heard.append(same.status)
+        other = await place.chat(model, max_tokens=7, **KEY)
+        heard.append(other.status)
+
+    first = await place.ask("POST", "/v1/chat/completions", body, at_once=again, **KEY)
+    assert first.status == status
+    assert heard == [status, 200 if status == 402 else status]
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_what_only_a_slow_writer_can_write_is_passed_on_and_charged(path: str) -> None:
+    place = await a_place({"first": [Says(more={"created": 10**30, "deep": nested(300)})]})
+    body = {"model": "big", "input": "hi"} if path == "/v1/responses" else a_body()
+    answer = await place.ask("POST", path, body)
+    assert answer.status == 200
+    assert await place.spent() == PRICE.bill(USAGE)
+    if path == "/v1/chat/completions":
+        assert b'"created":1' + b"0" * 30 in answer.body
+
+
+async def test_an_answer_that_is_nested_without_end_is_none_and_costs_nothing() -> None:
+    place = await a_place({"alone": [Says(more={"deep": nested(2_000)})]})
+    answer = await place.chat("lonely")
+    assert (answer.status, answer.json()["error"]["code"]) == (502, "provider_error")
+    assert answer.json()["error"]["charged"] is False
+    assert await place.spent() == 0
+    (record,) = place.store.records
+    assert {attempt.outcome for attempt in record.attempts} == {"broken"}
+
+
 async def test_a_bad_idempotency_key_is_refused() -> None:
     place = await a_place()
     answer = await place.chat(Idempotency_Key="two words")
@@ -539,7 +603,7 @@ def test_every_row_of_the_page_is_a_test() -> None:
     named = re.findall(r"`(test_\w+)`", PAGE)
     files = [ROOT / "tests" / name for name in ("http", "flows", "contracts")]
     source = "".join(path.read_text() for folder in files for path in folder.glob("test_*.py"))
-    assert len(named) == 21
+    assert len(named) == 22
     assert [name for name in named if f"def {name}(" not in source] == []
 
 

@@ -623,3 +623,64 @@ def test_earlier_thoughts_are_kept_from_a_provider_that_refuses_them(field: str)
     assert orjson.loads(openai.request(call, "theirs"))["messages"][1] == said
     kept = orjson.loads(openai.request(call, "theirs", thoughts=False))["messages"]
     assert kept == [{"role": "user", "content": "So?"}, {"role": "assistant", "content": "Yes."}]
+
+
+# Numbers and nesting as they come
+
+LONG = 123456789012345678901234567890
+DEEP = b"[" * 2_000 + b"]" * 2_000
+
+
+def test_a_number_of_any_length_passes_whole_streamed_and_in_history() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"id": LONG}}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    raw = json.dumps({"created": LONG, "choices": [choice]}).encode()
+    whole = openai.answer(raw, MODEL, ID)
+    assert (whole.body["created"], whole.body["choices"]) == (LONG, [choice])
+    read = Read(*(b"data: %s\n\n" % json.dumps(told).encode() for told in chunks_with(LONG)))
+    assert [body["created"] for body in read.bodies] == [LONG, LONG, LONG]
+    assert read.text == "hi"
+    marked = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+    turns = [{"role": "user", "content": marked}, message]
+    asked = ChatCall({"messages": turns}, "m", False, False, Size(1, 2, 3))
+    for marks in (True, False):
+        sent = json.loads(openai.request(asked, "theirs", marks=marks))
+        assert sent["messages"][1] == message
+
+
+def chunks_with(number: int) -> list[dict[str, Any]]:
+    """A stream that is written anew on the way: for its provider, its ending, its usage."""
+    head = {"id": "x", "model": "theirs", "created": number}
+    said = {"index": 0, "delta": {"content": "hi"}}
+    ended = {"index": 0, "delta": {}, "finish_reason": "eos"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    return [
+        {**head, "provider": "theirs", "choices": [said]},
+        {**head, "choices": [ended]},
+        {**head, "choices": [{"index": 0, "delta": {}}], "usage": usage},
+    ]
+
+
+def test_what_no_reader_follows_is_a_broken_upstream() -> None:
+    ended = b'{"index":0,"message":{"content":"hi","x":' + DEEP + b'},"finish_reason":"stop"}'
+    with pytest.raises(UpstreamError) as caught:
+        openai.answer(b'{"choices":[' + ended + b"]}", MODEL, ID)
+    assert caught.value.fault is Fault.BROKEN
+    with pytest.raises(UpstreamError) as caught:
+        Read(b'data: {"choices":[{"index":0,"delta":{"content":' + DEEP + b"}}]}\n\n")
+    assert caught.value.fault is Fault.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("told", "prompt"),
+    [
+        ({"total_tokens": 3}, 3),
+        ({"total_tokens": 3, "completion_tokens": 0}, 3),
+        ({"prompt_tokens": 0, "total_tokens": 3}, 0),
+        ({"prompt_tokens": 2, "total_tokens": 2}, 2),
+        ({}, 0),
+    ],
+)
+def test_a_total_alone_is_the_prompts(told: dict[str, Any], prompt: int) -> None:
+    assert openai.usage_of(told) == Usage(input=prompt)

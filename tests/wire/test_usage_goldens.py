@@ -128,7 +128,3 @@ def test_thinking_beside_the_sums_is_billed_whether_it_is_told_or_not(
 )
 def test_a_total_that_cannot_be_changes_nothing(told: dict[str, Any]) -> None:
     assert openai.usage_of(told) == Usage(10, output=5)
-
-
-def test_a_total_alone_says_nothing_of_input_and_output() -> None:
-    assert openai.usage_of({"total_tokens": 500}) == Usage()

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 import orjson
 
+from adapters.json_text import json_bytes
 from adapters.upstreams.wire.endings import ending_of
 from adapters.upstreams.wire.faults import check_told, error_in_body, failure
+from adapters.upstreams.wire.jsons import UNREADABLE, read, written
 from adapters.upstreams.wire.marks import without_marks
 from adapters.upstreams.wire.sold import NOT_SENT, cached_for_minutes, check_tools, is_another
 from adapters.upstreams.wire.sse import Splitter
@@ -75,7 +77,8 @@ def request(
 
     Without `thoughts` those of earlier turns are left out, for providers that refuse them; so
     are a prompt's cache marks without `marks`.
-    Raises `UpstreamError` BAD_REQUEST for a tool that a provider would run and bill.
+    Raises `UpstreamError` BAD_REQUEST for a tool that a provider would run and bill, and
+    `TypeError` for a body that is nested too deeply to be written.
     """
     check_tools(call.body)
     unwanted = {*drops, *NOT_SENT}
@@ -86,7 +89,7 @@ def request(
     if not thoughts and "messages" in body:
         body["messages"] = [_without_thoughts(message) for message in body["messages"]]
     if call.dialect is Dialect.EMBEDDINGS:
-        return orjson.dumps(body)
+        return json_bytes(body)
     # One field, and the one that the hold was reckoned from: `null` asks for nothing.
     asked = body.pop("max_tokens", None)
     asked = body.pop("max_completion_tokens", None) or asked
@@ -99,7 +102,7 @@ def request(
             **(options if isinstance(options, Mapping) else {}),
             "include_usage": True,
         }
-    raw = orjson.dumps(body)
+    raw = json_bytes(body)
     return cached_for_minutes(raw if marks else without_marks(raw))
 
 
@@ -144,10 +147,7 @@ def _check_model(asked: str, told: Any) -> None:
 
 
 def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UpstreamError(Fault.BROKEN, f"not JSON: {raw[:120]!r}") from error
+    body = read(raw)
     if not isinstance(body, dict):
         raise UpstreamError(Fault.BROKEN, f"not an object: {raw[:120]!r}")
     check_told(body.get("error"), body.get("base_resp"))
@@ -200,7 +200,7 @@ def _weight(*parts: Any) -> int:
         if isinstance(part, str):
             total += len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
         elif part:
-            total += len(msgspec.json.encode(part))
+            total += len(written(part))
     return total
 
 
@@ -254,12 +254,12 @@ class Renamer:
             self._theirs.append((found.group(0), self._ours[name]))
 
     def _rebuild(self, payload: bytes) -> bytes:
-        body = msgspec.json.decode(payload)
+        body = read(payload)
         for name in DROPPED:
             body.pop(name, None)
         for ours in self._ours.values():
             body.update(orjson.loads(b"{" + ours + b"}"))
-        return orjson.dumps(body)
+        return written(body)
 
 
 class StreamDecoder:
@@ -306,7 +306,7 @@ class StreamDecoder:
     def _take(self, payload: bytes, chunk: Chunk) -> None:
         try:
             event = _events.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UpstreamError(Fault.BROKEN, f"malformed chunk: {payload[:120]!r}") from error
         if event.error:
             raise error_in_body(event.error)
@@ -362,15 +362,15 @@ def _delta_weight(delta: _Delta) -> int:
 
 
 def _without_usage(payload: bytes) -> bytes:
-    body = msgspec.json.decode(payload)
+    body = read(payload)
     body.pop("usage", None)
     body.pop("x_groq", None)
-    return orjson.dumps(body)
+    return written(body)
 
 
 def _spelt(payload: bytes) -> bytes:
     """A chunk with its endings in OpenAI's words."""
-    body = msgspec.json.decode(payload)
+    body = read(payload)
     for choice in body["choices"]:
         choice["finish_reason"] = ending_of(choice.get("finish_reason"))
-    return orjson.dumps(body)
+    return written(body)

@@ -15,11 +15,13 @@ def usage_of(told: Any) -> Usage | None:
     Alibaba, Google and OpenRouter (CLIProxyAPI #1562, 2026-02: 5,004 written of 5,031). The
     cached part comes as `prompt_tokens_details.cached_tokens`, or as DeepSeek's
     `prompt_cache_hit_tokens`, or as Moonshot's `cached_tokens`. What `total_tokens` has beyond
-    both sums is `_beside` them.
+    both sums is `_beside` them. Alone it is the prompt's: nothing else is told of an embedding.
     """
     if not isinstance(told, dict):
         return None
     prompt, completion = _count(told, "prompt_tokens"), _count(told, "completion_tokens")
+    if "prompt_tokens" not in told and completion == 0:
+        prompt = _count(told, "total_tokens")
     details = told.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     read = (
