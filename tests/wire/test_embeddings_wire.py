@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from dependency_injector import providers
 
 from adapters.http.dialects.embeddings import Embeddings
 from adapters.upstreams.chat import ProviderChat
@@ -17,6 +19,7 @@ from adapters.upstreams.providers import PROVIDERS, Endpoint
 from adapters.upstreams.transport import Timeouts, Transport
 from adapters.upstreams.wire import embeddings
 from kyma.calls import ChatAnswer, Fault, UpstreamError
+from kyma.catalog.model import Catalogue
 from kyma.flows.ticket import Served
 from kyma.ledger import Hold
 from kyma.money import ZERO
@@ -24,6 +27,7 @@ from kyma.ports.upstreams import Deadline
 from kyma.pricing import per_token
 from kyma.routing import Route
 from kyma.usage import Usage
+from tests.http.on_memory import CREDIT, a_place
 from tests.http.responses_builders import MODEL, RECEIPT, a_ticket
 
 FIGURES = b"[-0.0, 1e-400, 0.1000000000000000055511151231257827, 1E+2 ,12345678901234567890123]"
@@ -130,6 +134,108 @@ def test_what_is_no_list_of_that_many_vectors_is_a_broken_upstream(raw: bytes) -
         embeddings.answer(raw, "ours", 2)
     assert caught.value.fault is Fault.BROKEN
     assert len(caught.value.message) < 1_000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b"null",
+        b"7",
+        b"1e999",
+        b'"x"',
+        b"[1,2]",
+        b"{}",
+        b'{"error":"x"}',
+        b'{"object":"embedding","index":0}',
+        b'{"embedding":null}',
+        b'{"embedding":{}}',
+        b'{"embedding":{"float":[1]}}',
+        b'{"embedding":7}',
+        b'{"embedding":true}',
+        b'{"embedding":[]}',
+        b'{"embedding": [ \n ]}',
+        b'{"embedding":""}',
+        b'{"embedding":" "}',
+        b'{"embedding":[null]}',
+        b'{"embedding":["a"]}',
+        b'{"embedding":[{}]}',
+        b'{"embedding":[[1,2]]}',
+        b'{"Embedding":[1]}',
+        b'{"x":{"embedding":[1]}}',
+        b'{"x":{"embedding":[1]},"embedding":[]}',
+        b'{"x":[{"embedding":"AAAA"}],"embedding":null}',
+        b'{"x":"\\"embedding\\":[1]"}',
+        b'{"x":"embedding","y":[1]}',
+    ],
+    ids=bytes.decode,
+)
+def test_what_is_no_vector_is_not_sold_as_one(item: bytes) -> None:
+    for raw, count in ((listed(item), 1), (listed(SPELT, item), 2), (listed(item, PACKED), 2)):
+        with pytest.raises(UpstreamError) as caught:
+            embeddings.answer(raw, "ours", count)
+        assert caught.value.fault is Fault.BROKEN
+        assert len(caught.value.message) < 1_000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        b'{"embedding":[0]}',
+        b'{"embedding":[-1e-9]}',
+        b'{ "embedding" :\n[ 1 , 2 ] }',
+        b'{"embedding":"AAAA"}',
+        b'{"embedding":"_-8="}',
+        b'{"embedding":"+/8="}',
+        b'{"x":{"embedding":[1]},"embedding":[2]}',
+        b'{"x":{"embedding":null},"embedding":[2]}',
+        b'{"x":["embedding","]","\\"embedding\\":7"],"embedding":[2],"embedding":[3]}',
+    ],
+    ids=bytes.decode,
+)
+def test_a_vector_however_it_is_spelt_passes_as_it_is(item: bytes) -> None:
+    answer = embeddings.answer(listed(item, SPELT), "ours", 2)
+    assert b'"data":[' + item + b"," + SPELT + b"]" in written(answer)
+
+
+async def test_what_is_no_vector_is_asked_for_elsewhere_and_costs_nothing() -> None:
+    """The first provider answers with vectors that are none, the second with a real one."""
+
+    def app(item: bytes) -> web.Application:
+        async def serve(_: web.Request) -> web.Response:
+            return web.Response(body=listed(item), content_type="application/json")
+
+        made = web.Application()
+        made.router.add_post("/embeddings", serve)
+        return made
+
+    transport = Transport(Timeouts(connect_s=1, first_byte_s=1, chunk_s=1, answer_s=5))
+    price = per_token("1", "0")
+    async with TestServer(app(b"null")) as none, TestServer(app(SPELT)) as real:
+        place = await a_place()
+        urls = {"first": none, "second": real}
+        endpoints = {
+            name: Endpoint(PROVIDERS["local"], str(server.make_url("")).rstrip("/"), "")
+            for name, server in urls.items()
+        }
+        container = place.container
+        routes = tuple(
+            Route(name, "m", "vectors", price, layer=layer) for layer, name in enumerate(urls)
+        )
+        row = replace(MODEL, id="vectors", price=price, routes=routes, embeds=True)
+        alone = replace(row, id="broken", routes=(replace(routes[0], model="broken"),))
+        container.upstream.override(providers.Object(ProviderChat(transport, endpoints)))
+        container.catalogue.override(providers.Object(Catalogue([row, alone], {}, [*urls])))
+        container.gateway.reset()
+        container.chat.reset()
+        place.gateway = container.gateway()
+        broken = await place.ask("POST", "/v1/embeddings", {"model": "broken", "input": "x"})
+        left = await place.ledger.balance(place.account.id)
+        answer = await place.ask("POST", "/v1/embeddings", {"model": "vectors", "input": "x"})
+        await transport.close()
+    assert (broken.status, left.available) == (502, CREDIT)
+    assert (answer.status, answer.headers["x-kyma-fallback"]) == (200, "true")
+    assert b'"data":[' + SPELT + b"]" in answer.body
+    assert await place.spent() == price.bill(Usage(input=7))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ loop for most of a second; as the bytes that they came in they hold it for a ten
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -23,7 +24,17 @@ class _Told(msgspec.Struct):
     base_resp: Any = None
 
 
+class _Vector(msgspec.Struct):
+    embedding: msgspec.Raw
+
+
 _answers = msgspec.json.Decoder(_Told)
+_vectors = msgspec.json.Decoder(_Vector)
+
+_BEGINNING = re.compile(rb'\[\s*-?[0-9]|"[A-Za-z0-9+/_-]')
+"""How a vector begins: a list with its first figure, or the same packed as base64."""
+
+_SPELT = re.compile(rb'"embedding"\s*:\s*(?:' + _BEGINNING.pattern + rb")")
 
 
 def asked_for(input: Any) -> int:
@@ -47,6 +58,26 @@ def answer(raw: bytes, model: str, count: int) -> ChatAnswer:
     if not told.data or len(told.data) != count:
         found = len(told.data or ())
         raise UpstreamError(Fault.BROKEN, f"{found} vectors for {count} inputs: {raw[:120]!r}")
-    vectors = [orjson.Fragment(bytes(vector)) for vector in told.data]
-    shown = {"object": "list", "data": vectors, "model": model}
+    vectors = [bytes(item) for item in told.data]
+    for vector in vectors:
+        if not _is_vector(vector):
+            raise UpstreamError(Fault.BROKEN, f"no vector: {vector[:120]!r}")
+    shown = {"object": "list", "data": [*map(orjson.Fragment, vectors)], "model": model}
     return ChatAnswer(shown, usage_of(told.usage), 0)
+
+
+def _is_vector(item: bytes) -> bool:
+    """Whether a JSON value is an object whose `embedding` is a vector.
+
+    All but the first figure is cut out before it is read: what is left is some sixty bytes.
+    """
+    found = _SPELT.search(item)
+    if found is None:
+        return False
+    quote = b'"' if found[0][-2:-1] == b'"' else b"]"
+    end = item.find(quote, found.end())
+    try:
+        told = _vectors.decode(item[: found.end()] + item[end:])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return _BEGINNING.match(bytes(told.embedding)) is not None
