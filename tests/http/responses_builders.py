@@ -82,10 +82,10 @@ def a_body(**fields: Any) -> dict[str, Any]:
     return {"model": MODEL.id, "input": "Hello", **fields}
 
 
-def a_call(**fields: Any) -> ResponsesCall:
+def a_call(model: Model = MODEL, /, **fields: Any) -> ResponsesCall:
     body = a_body(**fields)
     DIALECT.model(body)
-    call = DIALECT.call(body, MODEL)
+    call = DIALECT.call(body, model)
     assert isinstance(call, ResponsesCall)
     return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -34,6 +35,9 @@ from tests.http.responses_builders import (
 )
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+DEEP: list[Any] = []
+for _ in range(980):
+    DEEP = [DEEP]
 BEGUN = ["response.created", "response.in_progress"]
 TEXT = "response.output_text"
 THOUGHT = "response.reasoning_summary"
@@ -44,7 +48,7 @@ CUSTOM = "response.custom_tool_call_input"
 INTERRUPTED = Refusal(Code.STREAM_INTERRUPTED, "The provider's stream broke off.")
 
 
-def tool_call(index: int, **fields: Any) -> dict[str, Any]:
+def tool_call(index: int | None, **fields: Any) -> dict[str, Any]:
     function = {name: fields.pop(name) for name in ("name", "arguments") if name in fields}
     return {"tool_calls": [{"index": index, "type": "function", "function": function, **fields}]}
 
@@ -216,6 +220,16 @@ def test_two_texts_of_the_assistant_are_two_messages_and_a_lone_thought_is_none(
     assert not any("reasoning_content" in message for message in messages)
 
 
+HEARING = replace(MODEL, input_modalities=("text", "audio"))
+
+
+def test_a_sound_is_refused_for_a_model_that_is_sold_none() -> None:
+    sound = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
+    with pytest.raises(Refusal) as caught:
+        a_call(input=[{"role": "user", "content": [text_in("Hear."), sound]}])
+    assert (caught.value.code, caught.value.param) == (Code.INVALID_VALUE, "input")
+
+
 def test_pictures_files_and_sound_are_chat_parts() -> None:
     content = [
         text_in("See."),
@@ -223,7 +237,7 @@ def test_pictures_files_and_sound_are_chat_parts() -> None:
         {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA"},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     ]
-    call = a_call(input=[{"role": "user", "content": content}])
+    call = a_call(HEARING, input=[{"role": "user", "content": content}])
     assert call.body["messages"][0]["content"] == [
         {"type": "text", "text": "See."},
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
@@ -388,7 +402,7 @@ def test_long_names_are_cut_to_what_chat_takes_and_stay_apart() -> None:
         ({"text": {"format": {"type": "grammar"}}}, Code.INVALID_VALUE, "text.format.type"),
         ({"text": {"format": {"type": "json_schema"}}}, Code.INVALID_TYPE, "text.format.schema"),
         ({"reasoning": {"effort": 1}}, Code.INVALID_TYPE, "reasoning.effort"),
-        ({"reasoning": {"depth": 1 << 70}}, Code.INVALID_REQUEST, None),
+        ({"reasoning": {"depth": DEEP}}, Code.INVALID_REQUEST, None),
         ({"tools": {}}, Code.INVALID_TYPE, "tools"),
         ({"tools": [[]]}, Code.INVALID_TYPE, "tools[0]"),
         ({"tools": [{"type": "function"}]}, Code.MISSING_FIELD, "tools[0].name"),
@@ -819,6 +833,70 @@ def test_calls_are_told_apart_however_they_are_numbered(deltas: list[dict[str, A
         ("a", "weather", "{}"),
         ("b", "weather", "{}"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "calls"),
+    [
+        (
+            [
+                tool_call(0, name="weather", arguments='{"a":1}'),
+                tool_call(0, name="weather", arguments='{"b":'),
+                tool_call(0, arguments="2}"),
+            ],
+            [("weather", '{"a":1}'), ("weather", '{"b":2}')],
+        ),
+        # no number either, and the name with every piece
+        (
+            [
+                tool_call(None, name="weather", arguments='{"a":'),
+                tool_call(None, name="weather", arguments="1}"),
+                tool_call(None, name="clock", arguments=""),
+                tool_call(None, arguments='{"b":2}'),
+            ],
+            [("weather", '{"a":1}'), ("clock", '{"b":2}')],
+        ),
+        # the name again after the end, and nothing more
+        (
+            [
+                tool_call(0, id="", name="weather", arguments='{"a":1}'),
+                tool_call(0, id="", name="weather", arguments=""),
+                tool_call(0, id="", arguments=" "),
+            ],
+            [("weather", '{"a":1} ')],
+        ),
+        # the name again after the end, then another call's arguments
+        (
+            [
+                tool_call(0, name="weather", arguments='{"a":1}'),
+                tool_call(0, name="weather", arguments=""),
+                tool_call(0, arguments='{"b":2}'),
+            ],
+            [("weather", '{"a":1}'), ("weather", '{"b":2}')],
+        ),
+    ],
+)
+def test_calls_without_ids_are_told_apart_by_where_one_is_whole(
+    deltas: list[dict[str, Any]], calls: list[tuple[str, str]]
+) -> None:
+    events = checked(streamed([*map(chunk, deltas), chunk({}, "tool_calls")], tools=[FUNCTION]))
+    output = events[-1]["response"]["output"]
+    assert [(item["name"], item["arguments"]) for item in output] == calls
+    assert len({item["call_id"] for item in output}) == len(calls)
+
+
+def test_a_schema_may_hold_a_number_of_any_length() -> None:
+    tool = {**FUNCTION, "parameters": {"type": "object", "x": {"maximum": 10**30}}}
+    events = streamed([chunk({"content": "hi"}, "stop")], tools=[tool])
+    assert b"".join(events).count(b'"maximum":1' + b"0" * 30 + b"}") == 3
+
+
+def test_odd_probabilities_are_left_out_of_what_is_shown() -> None:
+    odd = {"token": "a", "logprob": {"x": 1}, "bytes": [1, [2]], "top_logprobs": []}
+    fields = {"include": ["message.output_text.logprobs"]}
+    chunks = [chunk({"content": "a"}, "stop", logprobs={"content": [odd]})]
+    part = parsed(streamed(chunks, **fields))[-1]["response"]["output"][0]["content"][0]
+    assert part["logprobs"] == [{"token": "a", "logprob": 0, "bytes": [1], "top_logprobs": []}]
 
 
 def test_a_call_without_an_id_gets_one() -> None:

@@ -20,7 +20,19 @@ from adapters.upstreams.wire.translation import (
 )
 from kyma.calls import ChatAnswer, Chunk, Fault, UpstreamError
 from kyma.usage import Usage
-from tests.wire.translating import BLOCKS, HELLO, ID, INPUTS, JSON, KEYS, MODEL, call, chat, text
+from tests.wire.translating import (
+    BLOCKS,
+    HELLO,
+    ID,
+    INPUTS,
+    JSON,
+    KEYS,
+    MODEL,
+    call,
+    chat,
+    messages,
+    text,
+)
 
 RECORDED = Path(__file__).with_name("recorded")
 PROVIDERS = sorted(path.parent.name for path in RECORDED.glob("*/stream.expected.json"))
@@ -33,6 +45,28 @@ def completion(finish: str = "stop", **message: Any) -> ChatAnswer:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
     body = {"id": f"chatcmpl-{ID}", "model": MODEL, "choices": [choice]}
     return ChatAnswer(body, Usage(1, output=2), 7)
+
+
+LONG = 123456789012345678901234567890
+
+
+def test_a_number_of_any_length_passes_between_the_dialects() -> None:
+    asked = completion("tool_calls", tool_calls=[call("a", "f", f'{{"id":{LONG}}}')])
+    use = {"type": "tool_use", "id": "a", "name": "f", "input": {"id": LONG}}
+    message = answer_as_messages(asked)
+    assert message.body["content"] == [use]
+    (told,) = answer_as_chat(message).body["choices"][0]["message"]["tool_calls"]
+    assert told == call("a", "f", f'{{"id":{LONG}}}')
+    turn = {"role": "assistant", "content": [use]}
+    assert messages([*HELLO, turn])["messages"][1]["tool_calls"] == [told]
+
+
+def test_ids_that_a_provider_did_not_give_differ_from_turn_to_turn() -> None:
+    nameless = [{"function": {"name": "f", "arguments": "{}"}}] * 2
+    uses = answer_as_messages(completion("tool_calls", tool_calls=nameless)).body["content"]
+    assert [use["id"] for use in uses] == [f"call_{ID}_0", f"call_{ID}_1"]
+    old = completion("function_call", function_call={"name": "f", "arguments": "{}"})
+    assert answer_as_messages(old).body["content"][0]["id"] == f"call_{ID}_f"
 
 
 @pytest.mark.parametrize(
@@ -352,6 +386,26 @@ def test_a_tool_s_arguments_stream_as_they_come() -> None:
         (
             [piece(0, '{"a"', name="f", id="a"), piece(0, ":1}", name="f", id="a")],
             [("a", "f", '{"a":1}')],
+        ),
+        # without ids, the second one in pieces that bear no name
+        (
+            [
+                piece(0, '{"a":1}', name="f"), piece(0, '{"b":', name="f"), piece(0, "2}"),
+            ],
+            [(f"call_{ID}_0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
+        ),
+        # the name once more after the end, and nothing else
+        (
+            [piece(0, '{"a":1}', id="a", name="f"), piece(0, "", id="", name="f")],
+            [("a", "f", '{"a":1}')],
+        ),
+        # the name once more after the end, then another call's arguments
+        (
+            [
+                piece(0, '{"a":1}', name="f"), piece(0, "", name="f"), piece(0, '{"b":'),
+                piece(0, "2}"),
+            ],
+            [(f"call_{ID}_0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
         ),
         # no arguments at all
         (

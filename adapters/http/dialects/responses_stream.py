@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from adapters.http.dialects.responses_tools import CUSTOM, FUNCTION, INPUT, Tool
+from adapters.json_text import json_bytes
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -150,6 +151,8 @@ class _Call:
         self._emit = output.emit
         self.index = -1
         self.call_id = ""
+        self.name = ""
+        self.again = False
         self._tool: Tool | None = None
         self._arguments: list[str] = []
 
@@ -163,10 +166,22 @@ class _Call:
         """Whether nothing was ever told of it."""
         return self._tool is None and not self.call_id and not self._arguments
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are all there: a JSON object that is closed."""
+        text = "".join(self._arguments)
+        if not text.rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(msgspec.json.decode(text), dict)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+
     def add(self, call_id: str, name: str, arguments: str) -> None:
         """Whatever of it is known by now; an id or a name that comes again is not looked at."""
         self.call_id = self.call_id or call_id
         if self._tool is None and name:
+            self.name = name
             self.open(name)
         if arguments:
             self._arguments.append(arguments)
@@ -245,7 +260,8 @@ class Output:
         self._taken = 0
         self._items: dict[int, dict[str, Any]] = {}
         self._speaking: _Thought | _Message | None = None
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        self._places: dict[int, _Call] = {}
 
     @property
     def items(self) -> list[dict[str, Any]]:
@@ -276,7 +292,7 @@ class Output:
 
     def finish(self) -> None:
         """Close what is open, in order; what was written last is incomplete if it was cut."""
-        calls = [call for call in self._calls.values() if not call.is_empty]
+        calls = [call for call in self._calls if not call.is_empty]
         for call in calls:
             if not call.is_open:
                 self._hush()
@@ -288,7 +304,7 @@ class Output:
             self._speaking = None
         for call in sorted(calls, key=lambda call: call.index):
             self._close(call, CUT if cut and call.index == last else DONE)
-        self._calls = {}
+        self._calls, self._places = [], {}
 
     @property
     def incomplete(self) -> str | None:
@@ -319,24 +335,32 @@ class Output:
         function = told.get("function")
         function = function if isinstance(function, dict) else {}
         call_id, name = _string(told.get("id")), _string(function.get("name"))
-        place = self._place_of(told.get("index"), call_id, name)
-        call = self._calls.get(place)
-        if call is None:
-            call = self._calls[place] = _Call(self)
+        arguments = _arguments(function.get("arguments"))
+        call = self._call_of(told.get("index"), call_id, name, arguments)
+        name = name or call.name  # a call that was only announced by its name
         if name and not call.is_open:
             self._hush()
-        call.add(call_id, name, _arguments(function.get("arguments")))
+        call.add(call_id, name, arguments)
 
-    def _place_of(self, index: Any, call_id: str, name: str) -> int:
+    def _call_of(self, index: Any, call_id: str, name: str, arguments: str) -> _Call:
         """Which call is meant. Google's chat dialect numbers parallel calls all 0 (2026-03)."""
-        last = max(self._calls, default=-1)
-        place = index if type(index) is int else max(last, 0)
-        known = self._calls.get(place)
-        if known is None or not (call_id and name) or not known.call_id:
-            return place
-        if known.call_id == call_id:
-            return place
-        return next((at for at, call in self._calls.items() if call.call_id == call_id), last + 1)
+        place = index if type(index) is int else None
+        if place is None:
+            place = max(self._places, default=0)
+        known = self._places.get(place)
+        if known is None or _is_next(known, call_id, name, arguments):
+            self._places[place] = self._other_than(known, call_id)
+        return self._places[place]
+
+    def _other_than(self, known: _Call | None, call_id: str) -> _Call:
+        """The call of this id, if its number is another one's by now; else a new one."""
+        for call in self._calls:
+            if known is not None and call_id and call.call_id == call_id:
+                return call
+        call = _Call(self)
+        call.name = known.name if known is not None else ""
+        self._calls.append(call)
+        return call
 
     def _close(self, item: _Item, status: str) -> None:
         done = item.close(status)
@@ -357,11 +381,26 @@ class Output:
         return shown
 
 
+def _is_next(known: _Call, call_id: str, name: str, arguments: str) -> bool:
+    """Whether a piece under a known call's number begins another one.
+
+    Without an id only a name after the end of the first one tells. Where that is the same name
+    and nothing else, some providers merely repeat it: then arguments have to follow.
+    """
+    if call_id:
+        return bool(name and known.call_id) and known.call_id != call_id
+    if not (name or known.again) or not known.is_whole:
+        return False
+    known.again = True
+    return bool(arguments.strip()) or (bool(name) and name != known.name)
+
+
 def _logprob(token: Mapping[str, Any]) -> dict[str, Any]:
+    probability, data = token.get("logprob"), token.get("bytes")
     return {
         "token": _string(token.get("token")),
-        "logprob": token.get("logprob") or 0,
-        "bytes": token.get("bytes") or [],
+        "logprob": probability if isinstance(probability, (int, float)) else 0,
+        "bytes": [one for one in data if type(one) is int] if isinstance(data, list) else [],
     }
 
 
@@ -378,7 +417,7 @@ def _text(value: Any) -> str:
 
 def _arguments(value: Any) -> str:
     if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()
+        return json_bytes(value).decode()
     return _string(value)
 
 

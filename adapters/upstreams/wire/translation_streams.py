@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from adapters.upstreams.wire.endings import ending_of
+from adapters.upstreams.wire.jsons import read, written
 from kyma.calls import ChatAnswer, Chunk, Fault, UpstreamError
 
 STOPS = {
@@ -67,15 +68,18 @@ def thoughts_of(message: Mapping[str, Any]) -> str:
     return ""
 
 
-def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The tool calls of a message as `id`, `name`, `arguments`; old function calls, too."""
+def calls_of(message: Mapping[str, Any], prefix: str = "call") -> list[dict[str, Any]]:
+    """The tool calls of a message as `id`, `name`, `arguments`; old function calls, too.
+
+    `prefix` begins the id of a call that has none.
+    """
     found: list[dict[str, Any]] = []
     for call in objects(message.get("tool_calls")):
         said = call.get("function") or call.get("custom")
         said = said if isinstance(said, dict) else {}
         found.append(
             {
-                "id": str(call.get("id") or f"call_{len(found)}"),
+                "id": str(call.get("id") or f"{prefix}_{len(found)}"),
                 "name": str(said.get("name") or ""),
                 "arguments": said.get("arguments", said.get("input")),
             }
@@ -83,7 +87,7 @@ def calls_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     old = message.get("function_call")
     if not found and isinstance(old, dict):
         name = str(old.get("name") or "")
-        found.append({"id": f"call_{name}", "name": name, "arguments": old.get("arguments")})
+        found.append({"id": f"{prefix}_{name}", "name": name, "arguments": old.get("arguments")})
     return found
 
 
@@ -128,9 +132,11 @@ def answer_as_messages(answer: ChatAnswer) -> ChatAnswer:
         content.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     if text or refusal:
         content.append({"type": "text", "text": text + refusal})
-    uses = [use_of(call) for call in calls_of(message)]
+    id = str(answer.body.get("id")).removeprefix("chatcmpl-")
+    # With the request's id in them they are unlike those of every other turn.
+    uses = [use_of(call) for call in calls_of(message, f"call_{id}")]
     body = {
-        "id": "msg_" + str(answer.body.get("id")).removeprefix("chatcmpl-"),
+        "id": f"msg_{id}",
         "type": "message",
         "role": "assistant",
         "model": answer.body.get("model"),
@@ -176,7 +182,7 @@ def answer_as_chat(answer: ChatAnswer, created: int = 0) -> ChatAnswer:
 
 def arguments_of(input: Any) -> str:
     """A tool's input as the JSON text of OpenAI's dialect."""
-    return orjson.dumps(input if isinstance(input, dict) else {}).decode()
+    return written(input if isinstance(input, dict) else {}).decode()
 
 
 def _signed(block: Mapping[str, Any]) -> dict[str, str]:
@@ -209,6 +215,8 @@ class _Use:
     arguments: str = ""
     sent: int = 0
     begun: bool = False
+    again: bool = False
+    """Its name came again after its end: an echo, or the head of another call like it."""
 
     def whole(self) -> bool:
         """Whether the arguments are all there: a JSON object that is closed."""
@@ -278,7 +286,7 @@ class StreamAsMessages:
         ending = None
         self._blocks.events = []
         for raw in chunk.events:
-            ending = self._take(msgspec.json.decode(raw.removeprefix(b"data:"))) or ending
+            ending = self._take(read(raw.removeprefix(b"data:"))) or ending
         events = self._blocks.events
         return Chunk(events, chunk.output_bytes, chunk.finished, chunk.usage, ending)
 
@@ -326,17 +334,32 @@ class StreamAsMessages:
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(arguments, dict):
             arguments = arguments_of(arguments)
+        arguments = arguments if isinstance(arguments, str) else ""
         use = self._known.get(repr(index))
-        if use is None or (name and (use.whole() if not id else use.id != id)):
+        if use is None or self._is_next(use, id, name, arguments):
+            name = name or (use.name if use is not None else "")
             use = _Use(str(id or f"call_{self._id}_{self._uses}"), "")
             self._uses += 1
             self._known[repr(index)] = use
             self._waiting.append(use)
         if isinstance(name, str) and not use.begun:
             use.name = use.name or name
-        if isinstance(arguments, str):
-            use.arguments += arguments
+        use.arguments += arguments
         self._pass_on()
+
+    @staticmethod
+    def _is_next(use: _Use, id: Any, name: Any, arguments: str) -> bool:
+        """Whether a piece under a known index begins another call.
+
+        Without an id only a name after the end of the first one tells. Where that is the same
+        name and nothing else, some providers merely repeat it: then arguments have to follow.
+        """
+        if id:
+            return bool(name) and use.id != id
+        if not (name or use.again) or not use.whole():
+            return False
+        use.again = True
+        return bool(arguments.strip()) or (bool(name) and name != use.name)
 
     def _pass_on(self, *, last: bool = False) -> None:
         """Send what the first waiting call has; the next one begins when that one is whole."""
@@ -387,7 +410,7 @@ class StreamAsChat:
         """The same in OpenAI's dialect, the reason to finish included."""
         deltas: list[dict[str, Any]] = []
         for raw in chunk.events:
-            body = msgspec.json.decode(raw.partition(b"data:")[2])
+            body = read(raw.partition(b"data:")[2])
             deltas += [delta for delta in self._take(body) if delta]
         events = [self._written(delta) for delta in self._with_role(deltas)]
         if chunk.ending is not None and not self._ended:
@@ -405,7 +428,7 @@ class StreamAsChat:
 
     def _written(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return b"data: " + orjson.dumps({**self._head, "choices": [choice]})
+        return b"data: " + written({**self._head, "choices": [choice]})
 
     def _take(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         block, delta = body.get("content_block"), body.get("delta")
