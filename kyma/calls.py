@@ -12,6 +12,8 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
+from kyma.media import PICTURE_TOKENS, is_picture
+from kyma.tools import unseen_tokens
 from kyma.usage import Usage
 
 DEFAULT_MAX_TOKENS = 4096
@@ -119,9 +121,6 @@ class Chunk:
     ending: Mapping[str, Any] | None = None
 
 
-NON_TEXT_TOKENS = {"image_url": 2600, "image": 2600, "input_image": 2600}
-"""Upper figure for one picture: Google's largest tiling of a 4-megapixel image is 2,580."""
-
 LIKELY_UNSEEN_TOKENS = 30_000
 """Of a document, a sound or a film that is only named: some ten pages."""
 
@@ -135,7 +134,9 @@ MESSAGE_OVERHEAD_TOKENS = 8
 LIKELY_BYTES_PER_TOKEN = 4
 
 
-def size_of(body: Mapping[str, Any], context_window: int) -> Size:
+def size_of(
+    body: Mapping[str, Any], context_window: int, picture_tokens: int = PICTURE_TOKENS
+) -> Size:
     """Bounds on what a chat body can use, before any tokenizer has seen it.
 
     No byte-level tokenizer makes more tokens than the text has UTF-8 bytes, and no model
@@ -149,8 +150,9 @@ def size_of(body: Mapping[str, Any], context_window: int) -> Size:
         if isinstance(part, str):
             text_bytes += _utf8_bytes(part)
         else:
-            likely += _likely_tokens(part, context_window)
-            worst += _worst_tokens(part, context_window)
+            likely += _likely_tokens(part, context_window, picture_tokens)
+            worst += _worst_tokens(part, context_window, picture_tokens)
+    worst += unseen_tokens(body)
     choices = body.get("n") or 1
     asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
     return Size(
@@ -199,7 +201,9 @@ INLINE_BLOCKS = frozenset(
 """Blocks of Anthropic's dialect that are all text: their JSON is the most they can weigh."""
 
 
-def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
+def size_of_messages(
+    body: Mapping[str, Any], context_window: int, picture_tokens: int = PICTURE_TOKENS
+) -> Size:
     """Bounds on what an Anthropic Messages body can use, by the rules of `size_of`.
 
     Documents that are not text may fill the window, as may blocks that nobody knows yet.
@@ -207,7 +211,7 @@ def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
     messages = body.get("messages") or ()
     text_bytes = 0
     likely = worst = MESSAGE_OVERHEAD_TOKENS * len(messages)
-    for name in ("tools", "output_config", "output_format", "mcp_servers"):
+    for name in ("tools", "output_config", "output_format"):
         if body.get(name):
             text_bytes += _utf8_bytes(_spelled(body[name], context_window))
     waiting = [body.get("system"), *(message.get("content") for message in messages)]
@@ -221,8 +225,9 @@ def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
             within = _within(part, context_window)
             waiting += within
             if not within:
-                likely += _likely_tokens(part, context_window)
-                worst += _worst_tokens(part, context_window)
+                likely += _likely_tokens(part, context_window, picture_tokens)
+                worst += _worst_tokens(part, context_window, picture_tokens)
+    worst += unseen_tokens(body)
     asked = body.get("max_tokens") or DEFAULT_MAX_TOKENS
     return Size(
         likely_input=min(context_window, -(-text_bytes // LIKELY_BYTES_PER_TOKEN) + likely),
@@ -231,20 +236,20 @@ def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
     )
 
 
-def _worst_tokens(part: Mapping[str, Any], context_window: int) -> int:
-    return min(NON_TEXT_TOKENS.get(part.get("type", ""), context_window), context_window)
+def _worst_tokens(part: Mapping[str, Any], context_window: int, picture_tokens: int) -> int:
+    return min(picture_tokens, context_window) if is_picture(part) else context_window
 
 
-def _likely_tokens(part: Mapping[str, Any], context_window: int) -> int:
+def _likely_tokens(part: Mapping[str, Any], context_window: int, picture_tokens: int) -> int:
     """What a medium is likely to take: by its type, else by the length of what is inline."""
-    known = NON_TEXT_TOKENS.get(part.get("type", ""))
-    if known is None:
-        known = LIKELY_UNSEEN_TOKENS
-        for name in ("source", "file", "input_audio"):
-            packed = part.get(name)
-            for data in packed.values() if isinstance(packed, Mapping) else ():
-                if isinstance(data, str) and len(data) >= INLINE_BASE64:
-                    known = -(-len(data) // LIKELY_BASE64_PER_TOKEN) + NON_TEXT_TOKENS["image"]
+    if is_picture(part):
+        return min(picture_tokens, context_window)
+    known = LIKELY_UNSEEN_TOKENS
+    for name in ("source", "file", "input_audio"):
+        packed = part.get(name)
+        for data in packed.values() if isinstance(packed, Mapping) else ():
+            if isinstance(data, str) and len(data) >= INLINE_BASE64:
+                known = -(-len(data) // LIKELY_BASE64_PER_TOKEN) + PICTURE_TOKENS
     return min(known, context_window)
 
 

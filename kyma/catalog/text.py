@@ -35,7 +35,13 @@ MAY_1 = 1_777_593_600
 
 MEBI = 1_048_576
 SEES = ("text", "image")
-SEES_AND_HEARS = ("text", "image", "audio", "video")
+SEES_FILMS = ("text", "image", "video")
+"""Google's also hear, but a sound costs more than text there: $1.00 a million tokens for Gemini 2.5
+and 3 Flash (ai.google.dev, pricing, 2026-07), which no price here covers. So no sound is sold."""
+
+CLAUDE_PICTURE_TOKENS = 4_800
+"""Of one picture from Claude 4.7 on: at most 4,784, of 2,576 pixels along its longer side; before,
+1,568 (platform.claude.com, vision, 2026-08)."""
 
 ALIASES = {
     "best": "qwen-3.6-plus",
@@ -421,7 +427,7 @@ _GOOGLE = (
     Model(
         id="gemini-3-flash",
         name="Gemini 3 Flash",
-        description="Fast multimodal model: text, images, audio and video, one million tokens.",
+        description="Fast multimodal model: text, images and video, one million tokens.",
         owned_by="Google",
         family="gemini",
         price=per_token("0.68", "4.05"),
@@ -434,7 +440,7 @@ _GOOGLE = (
         siblings=("gemini-2.5-flash",),
         best_for="Multimodal work at speed",
         recommended_for=("vision", "fast", "long-context", "multilingual"),
-        input_modalities=SEES_AND_HEARS,
+        input_modalities=SEES_FILMS,
         reasoning=True,
         speed_grade="fast",
         cost_grade="premium",
@@ -444,7 +450,7 @@ _GOOGLE = (
     Model(
         id="gemini-2.5-flash",
         name="Gemini 2.5 Flash",
-        description="One million tokens of text, images, audio and video.",
+        description="One million tokens of text, images and video.",
         owned_by="Google",
         family="gemini",
         price=per_token("0.41", "3.38"),
@@ -457,7 +463,7 @@ _GOOGLE = (
         best_for="Long documents",
         recommended_for=("long-context", "vision", "multilingual", "fast"),
         recommended=True,
-        input_modalities=SEES_AND_HEARS,
+        input_modalities=SEES_FILMS,
         reasoning=True,
         speed_grade="fast",
         created=LAUNCH,
@@ -551,6 +557,7 @@ _CLAUDE = (
         best_for="The hardest agentic and coding work",
         recommended_for=("coding", "agent", "reasoning", "writing"),
         input_modalities=SEES,
+        picture_tokens=CLAUDE_PICTURE_TOKENS,
         sampling=False,
         reasoning=True,
         speed_grade="slow",

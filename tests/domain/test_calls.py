@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from kyma.calls import (
     DEFAULT_MAX_TOKENS,
     MESSAGE_OVERHEAD_TOKENS,
-    NON_TEXT_TOKENS,
     size_of,
     size_of_messages,
     size_of_prompt,
 )
+from kyma.media import PICTURE_TOKENS
+from kyma.tools import DEFINED_TOOL_TOKENS, TOOL_PROMPT_TOKENS
 
 WINDOW = 128_000
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
@@ -80,9 +81,37 @@ def test_unicode_is_counted_in_bytes(text: str, written: int) -> None:
 
 def test_a_picture_counts_as_a_picture_and_not_as_its_base64() -> None:
     size = size_of(body([{"type": "text", "text": "see"}, PICTURE]), WINDOW)
-    picture = NON_TEXT_TOKENS["image_url"]
-    assert size.worst_input == 3 + picture + MESSAGE_OVERHEAD_TOKENS
-    assert size.likely_input == 1 + picture + MESSAGE_OVERHEAD_TOKENS
+    assert size.worst_input == 3 + PICTURE_TOKENS + MESSAGE_OVERHEAD_TOKENS
+    assert size.likely_input == 1 + PICTURE_TOKENS + MESSAGE_OVERHEAD_TOKENS
+
+
+def test_a_picture_weighs_what_the_model_reads_of_it() -> None:
+    pictures = [PICTURE] * 3
+    chat = size_of(body(pictures), WINDOW, picture_tokens=4_800)
+    assert chat.worst_input == 3 * 4_800 + MESSAGE_OVERHEAD_TOKENS
+    message = size_of_messages(said(*[IMAGE] * 3), WINDOW, picture_tokens=4_800)
+    assert message.worst_input == message.likely_input == 3 * 4_800 + MESSAGE_OVERHEAD_TOKENS
+
+
+@pytest.mark.parametrize("kind", ["application/pdf", "audio/mp3", "VIDEO/mp4", "", "text/plain"])
+def test_what_is_packed_as_a_picture_and_is_none_may_fill_the_window(kind: str) -> None:
+    uri = f"data:{kind};base64,AAAA"
+    for part in (
+        {"type": "image_url", "image_url": {"url": uri}},
+        {"type": "image_url", "image_url": uri},
+        {"type": "input_image", "image_url": uri.replace("data", "DATA")},
+    ):
+        assert size_of(body([part]), WINDOW).worst_input == WINDOW
+    block = {"type": "image", "source": {"type": "base64", "media_type": kind, "data": "AAAA"}}
+    assert size_of_messages(said(block), WINDOW).worst_input == WINDOW
+
+
+@pytest.mark.parametrize(
+    "given", ["https://x/a.png", "data:image/webp;base64,AAAA", "DATA:Image/PNG;base64,AAAA", None]
+)
+def test_a_picture_by_any_other_address_is_one(given: str | None) -> None:
+    part = {"type": "image_url", "image_url": {"url": given}}
+    assert size_of(body([part]), WINDOW).worst_input == PICTURE_TOKENS + MESSAGE_OVERHEAD_TOKENS
 
 
 @pytest.mark.parametrize("kind", ["input_audio", "video_url", "file", "something new"])
@@ -253,6 +282,56 @@ def test_the_output_of_a_message_is_what_was_asked_for_within_the_window(
 ) -> None:
     size = size_of_messages({**said(), "max_tokens": asked}, WINDOW)
     assert (size.max_output, size.choices) == (most, 1)
+
+
+OWN = {"name": "f", "input_schema": {"type": "object"}}
+DEFINED = [
+    {"type": f"{kind}_20250124", "name": kind}
+    for kind in ("bash", "text_editor", "computer", "memory", "browser")
+]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [OWN]},
+        {"functions": [{"name": "f"}]},
+        {"response_format": {"type": "json_object"}},
+        {"output_format": {"schema": {}}},
+        {"output_config": {"format": {"schema": {}}}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_a_provider_says_of_tools_and_schemas_is_part_of_the_worst_case(
+    fields: dict[str, Any],
+) -> None:
+    for size in (size_of, size_of_messages):
+        plain, more = size(said(), WINDOW), size(said(**fields), WINDOW)
+        extra = more.worst_input - plain.worst_input
+        assert TOOL_PROMPT_TOKENS <= extra < TOOL_PROMPT_TOKENS + 200
+        assert more.likely_input - plain.likely_input < 50
+
+
+def test_an_effort_alone_brings_no_prompt_with_it() -> None:
+    fields = {"output_config": {"effort": "low"}, "tools": [], "response_format": None}
+    more = size_of_messages(said(**fields), WINDOW)
+    assert more.worst_input - size_of_messages(said(), WINDOW).worst_input < 50
+
+
+@pytest.mark.parametrize("tool", DEFINED, ids=lambda tool: tool["name"])
+def test_a_tool_that_anthropic_describes_weighs_its_description(tool: dict[str, Any]) -> None:
+    for size in (size_of, size_of_messages):
+        one, three = size(said(tools=[tool]), WINDOW), size(said(tools=[tool] * 3), WINDOW)
+        assert one.worst_input >= TOOL_PROMPT_TOKENS + DEFINED_TOOL_TOKENS
+        assert three.worst_input >= one.worst_input + 2 * DEFINED_TOOL_TOKENS
+        assert size(said(tools=[tool] * 512), WINDOW).worst_input == WINDOW
+
+
+@pytest.mark.parametrize("tools", [["bash_1"], [None], [{"type": 7}], {"type": "bash_1"}, "bash_1"])
+def test_what_is_no_tool_is_measured_all_the_same(tools: Any) -> None:
+    for size in (size_of, size_of_messages):
+        found = size(said(tools=tools), WINDOW)
+        assert TOOL_PROMPT_TOKENS <= found.worst_input < TOOL_PROMPT_TOKENS + 100
 
 
 def test_tools_nested_beyond_writing_fill_the_window() -> None:

@@ -154,7 +154,7 @@ OF_CLAUDE_CODE = {
     ],
     "tools": [
         {"name": "Read", "description": "Reads.", "input_schema": {"type": "object"}},
-        {"type": "web_search_20250305", "name": "web_search", "max_uses": 8},
+        {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
     ],
     "tool_choice": {"type": "auto", "disable_parallel_tool_use": False},
     "metadata": {"user_id": "user_0_account__session_1"},
@@ -185,6 +185,52 @@ def test_a_model_that_does_not_reason_is_not_asked_to() -> None:
 
 
 # Bodies that are refused
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("web_search_20250305", "web_search_20990101", "web_fetch_20250910", "web_fetch"),
+        *("code_execution_20250825", "mcp_toolset", "tool_search_tool_regex_20251119"),
+        *("advisor_20260301", "something_new_20990101", "function", "", "Bash_20250124"),
+    ],
+)
+def test_a_tool_that_anthropic_runs_is_refused_by_name(kind: str) -> None:
+    own = {"name": "mine", "input_schema": {"type": "object"}}
+    body = a_body(
+        tools=[own, {"type": kind, "name": "x", "input_schema": {"type": "object"}}],
+        tool_choice={"type": "tool", "name": "x"},
+    )
+    for ask in (DIALECT.model, DIALECT.model_to_count):
+        with pytest.raises(Refusal) as caught:
+            ask(body)
+        assert (caught.value.code, caught.value.param) == (Code.INVALID_VALUE, "tools[1].type")
+        assert caught.value.message.startswith("tools[1].type: ")
+        assert kind in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(None, "custom", "bash_20250124", "text_editor_20250728", "computer_20251124"),
+        *("memory_20250818", "browser_20260801"),
+    ],
+)
+def test_a_tool_that_the_caller_runs_passes(kind: str | None) -> None:
+    assert DIALECT.model(a_body(tools=[{"type": kind, "name": "x"}])) == MODEL.id
+
+
+@pytest.mark.parametrize("servers", [[{"type": "url", "url": "https://x", "name": "x"}], {}, "x"])
+def test_servers_that_anthropic_would_ask_are_refused(servers: Any) -> None:
+    with pytest.raises(Refusal) as caught:
+        DIALECT.model(a_body(mcp_servers=servers))
+    assert (caught.value.code, caught.value.param) == (Code.INVALID_VALUE, "mcp_servers")
+
+
+def test_the_name_of_a_tool_is_told_shortened() -> None:
+    with pytest.raises(Refusal) as caught:
+        DIALECT.model(a_body(tools=[{"type": "x" * 100_000}]))
+    assert len(caught.value.message) < 500
 
 
 @pytest.mark.parametrize(
@@ -345,7 +391,7 @@ def test_blocks_within_blocks_have_an_end() -> None:
         a_body(system=""),
         a_body(system=None, tools=None, stream=None, temperature=None, thinking=None),
         a_body(tools=[]),
-        a_body(tools=[{"type": "mcp_toolset", "mcp_server_name": "x"}]),
+        a_body(tools=[{"type": "bash_20990101", "name": "bash"}], mcp_servers=[]),
         a_body(metadata={"user_id": None}),
         a_body(thinking={"type": "enabled"}),
         saying({"type": "something_new", "a": 1}),

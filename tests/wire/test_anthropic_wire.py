@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -18,6 +19,8 @@ from kyma.pricing import plausible
 from kyma.usage import Usage
 
 RECORDED = Path(__file__).with_name("recorded") / "anthropic"
+DEEP = b"[" * 2_000 + b"]" * 2_000
+"""More than any reader follows."""
 MODEL, ID = "claude-of-ours", "0190b5a0"
 STREAMS = {
     "text": {
@@ -268,7 +271,7 @@ def test_all_that_the_model_produced_is_weighed(part: dict[str, Any], weight: in
         b'{"type": "message_start", "message": []}',
         b"<html>502</html>",
         b'{"type": "content_block_delta", "delta": {"text": "\xff"}}',
-        b'{"type": "content_block_start", "content_block": {"input": 1' + b"0" * 30 + b"}}",
+        b'{"type": "content_block_start", "content_block": {"input": ' + DEEP + b"}}",
     ],
 )
 def test_a_malformed_event_is_a_broken_upstream(payload: bytes) -> None:
@@ -326,7 +329,7 @@ def test_an_error_under_a_status_of_200_is_one(error: Any, fault: Fault) -> None
         b'{"content": [{"type": "text", "text": "half"}], "stop_reason": null}',
         b'{"content": []}',
         b"\xff",
-        b'{"content": [{"input": ' + b"[" * 300 + b"]" * 300 + b'}], "stop_reason": "tool_use"}',
+        b'{"content": [{"input": ' + DEEP + b'}], "stop_reason": "tool_use"}',
     ],
 )
 def test_what_is_no_answer_is_a_broken_upstream(raw: bytes) -> None:
@@ -479,6 +482,45 @@ def test_a_body_of_claude_code_passes_untouched() -> None:
     assert body["model"] == "claude-sonnet-4-6"
 
 
+def deep_as_can_be_read() -> bytes:
+    """Nested as deep as a decoder still follows from here, but for some levels."""
+    for levels in range(990, 0, -1):
+        try:
+            orjson.loads(b"[" * levels + b"]" * levels)
+            msgspec.json.decode(b"[" * levels + b"]" * levels)
+        except (RecursionError, ValueError):
+            continue
+        return b"[" * (levels - 30) + b"]" * (levels - 30)
+    raise AssertionError("nothing can be read")
+
+
+def test_an_ending_that_could_not_be_written_once_it_is_paid_is_a_broken_upstream() -> None:
+    delta = b'{"stop_reason": "end_turn", "x": ' + deep_as_can_be_read() + b"}"
+    with pytest.raises(UpstreamError) as caught:
+        Read(b'event: x\ndata: {"type": "message_delta", "delta": ' + delta + b"}\n\n")
+    assert (caught.value.fault, "written" in caught.value.message) == (Fault.BROKEN, True)
+
+
+LONG = 123456789012345678901234567890
+
+
+def test_a_number_of_any_length_passes_whole_streamed_and_in_history() -> None:
+    use = {"type": "tool_use", "id": "t", "name": "f", "input": {"id": LONG}}
+    raw = json.dumps({"content": [use], "stop_reason": "tool_use"}).encode()
+    answer = anthropic.answer(raw, MODEL, ID)
+    assert answer.body["content"] == [use]
+    assert answer.output_bytes == len("f") + len('{"id":}') + len(str(LONG))
+    start = {"type": "content_block_start", "index": 0, "content_block": use}
+    read = Read(b"data: " + json.dumps(start).encode() + b"\n\n")
+    assert json.loads(read.events[0].partition(b"data: ")[2]) == start
+    assert read.output_bytes == answer.output_bytes
+    turn = {"role": "assistant", "content": [use]}
+    marked = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+    body = sent(messages=[{"role": "user", "content": marked}, turn])
+    assert body["messages"][1] == turn
+    assert "ttl" not in body["messages"][0]["content"][0]["cache_control"]
+
+
 def test_what_costs_more_than_tokens_is_not_asked_for() -> None:
     body = sent(
         speed="fast",
@@ -486,30 +528,41 @@ def test_what_costs_more_than_tokens_is_not_asked_for() -> None:
         max_cost=1,
         betas=["x"],
         anthropic_beta=["x"],
+        mcp_servers=[{"type": "url", "url": "https://x", "name": "x"}],
         tools=[
-            {"type": "web_search_20250305", "name": "web_search"},
-            {"type": "code_execution_20250825", "name": "code_execution"},
             {"type": "bash_20250124", "name": "bash"},
             {"name": "mine", "input_schema": {"type": "object"}},
             {"type": "custom", "name": "also_mine", "input_schema": {"type": "object"}},
         ],
-        tool_choice={"type": "tool", "name": "web_search"},
     )
     assert [tool["name"] for tool in body["tools"]] == ["bash", "mine", "also_mine"]
-    assert not {"speed", "inference_geo", "max_cost", "betas", "anthropic_beta"} & set(body)
-    assert "tool_choice" not in body
+    unsold = {"speed", "inference_geo", "max_cost", "betas", "anthropic_beta", "mcp_servers"}
+    assert not unsold & set(body)
 
 
-def test_a_request_for_unsold_tools_alone_is_one_without_tools() -> None:
-    search = [{"type": "web_search_20250305", "name": "web_search"}]
-    body = sent(tools=search, tool_choice={"type": "any"})
-    assert not {"tools", "tool_choice"} & set(body)
+SERVER_TOOLS = (
+    *("web_search_20250305", "web_fetch_20250910", "code_execution_20250825"),
+    *("tool_search_tool_bm25_20251119", "mcp_toolset", "advisor_20260301", "function"),
+)
 
 
-def test_a_choice_of_a_tool_that_stays_stays() -> None:
-    tools = [{"type": "web_search_20250305", "name": "s"}, {"name": "f", "input_schema": {}}]
-    choice = {"type": "tool", "name": "f"}
-    assert sent(tools=tools, tool_choice=choice)["tool_choice"] == choice
+@pytest.mark.parametrize(
+    "tool",
+    [
+        *({"type": kind, "name": "x"} for kind in SERVER_TOOLS),
+        {"type": "mcp_toolset", "mcp_server_name": "x"},
+        {"type": 7, "name": "x"},
+        {"type": "", "name": "x"},
+        "web_search",
+        None,
+    ],
+    ids=str,
+)
+def test_a_tool_that_anthropic_runs_is_refused_whatever_brought_it_here(tool: Any) -> None:
+    own = {"name": "mine", "input_schema": {"type": "object"}}
+    with pytest.raises(UpstreamError) as caught:
+        sent(tools=[own, tool])
+    assert (caught.value.fault, caught.value.param) == (Fault.BAD_REQUEST, "tools[1].type")
 
 
 def test_turns_of_another_model_are_mended() -> None:

@@ -246,17 +246,15 @@ def test_a_choice_of_tools_is_made_in_anthropic_s_words(
     assert "tool_choice" not in chat(**fields), "without tools there is no choice"
 
 
-def test_tools_come_with_a_schema_and_without_those_openai_runs() -> None:
+def test_tools_come_with_a_schema() -> None:
     own = {"type": "bash_20250124", "name": "bash"}
     custom = {"type": "custom", "custom": {"name": "c", "description": "d"}}
     body = chat(
         tools=[
             {"type": "function", "function": {"name": "f", "strict": True}},
             {**TOOL, "cache_control": {"type": "ephemeral"}},
-            {"type": "web_search"},
             custom,
             own,
-            7,
         ]
     )
     assert body["tools"] == [
@@ -269,6 +267,30 @@ def test_tools_come_with_a_schema_and_without_those_openai_runs() -> None:
         },
         own,
     ]
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "web_search"},
+        {"type": "web_search_preview"},
+        {"type": "web_search_20250305", "name": "web_search"},
+        {"type": "web_fetch_20250910", "name": "web_fetch"},
+        {"type": "mcp_toolset", "mcp_server_name": "x"},
+        {"type": "mcp", "server_url": "https://x"},
+        {"type": "function", "name": "f", "parameters": {}},
+        {"type": "function", "function": {"name": "$web_search"}},
+        {"type": "builtin_function", "function": {"name": "f"}},
+        {"google_search": {}},
+        {"type": {}, "name": "f"},
+        7,
+    ],
+    ids=str,
+)
+def test_a_tool_that_somebody_else_runs_is_refused_by_name(tool: Any) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        chat(tools=[TOOL, tool])
+    assert (caught.value.fault, caught.value.param) == (Fault.BAD_REQUEST, "tools[1].type")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from adapters.http.chat_request import check
+from adapters.http.dialects.sounds import check_sounds
 from adapters.http.errors import envelope
 from kyma.calls import ChatCall, size_of
 from kyma.catalog.model import Model
@@ -32,13 +33,14 @@ class ChatCompletions:
         return name
 
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
-        """The body as it came."""
+        """The body as it came; raises `Refusal` for a sound that its model is not sold."""
+        check_sounds(body, model)
         return ChatCall(
             body,
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=asks_for_usage(body),
-            size=size_of(body, model.context_window),
+            size=size_of(body, model.context_window, model.picture_tokens),
         )
 
     def whole(self, served: Served) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import orjson
-
 from adapters.http.complaints import MAX_INT, MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
+from adapters.http.dialects.messages_unsold import check_servers, check_tool, refuse_thread
+from adapters.http.dialects.sounds import check_sounds
 from adapters.http.errors import status_of
+from adapters.json_text import json_bytes
 from kyma.calls import ChatCall, Dialect, size_of_messages
 from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
@@ -51,18 +52,19 @@ class Messages:
 
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
         """The body as it came; a model that does not reason is not asked to."""
+        check_sounds(body, model)
         return ChatCall(
             body if model.reasoning else _without_thinking(body),
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=True,
-            size=size_of_messages(body, model.context_window),
+            size=size_of_messages(body, model.context_window, model.picture_tokens),
             dialect=Dialect.MESSAGES,
         )
 
     def count(self, body: dict[str, Any], model: Model) -> int:
         """The likely input tokens: an estimate, four bytes a token and a fixed sum per image."""
-        return size_of_messages(body, model.context_window).likely_input
+        return size_of_messages(body, model.context_window, model.picture_tokens).likely_input
 
     def whole(self, served: Served) -> dict[str, Any]:
         """The message with its usage."""
@@ -120,7 +122,7 @@ class MessageStream:
 
 
 def _event(name: str, body: Mapping[str, Any]) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(body) + b"\n\n"
+    return b"event: " + name.encode() + b"\ndata: " + json_bytes(body) + b"\n\n"
 
 
 def usage_json(receipt: Receipt) -> dict[str, Any]:
@@ -303,6 +305,7 @@ def _check_tools(where: str, value: Any) -> None:
             _wrong(at, "an object")
         if tool.get("type") is not None and not isinstance(tool["type"], str):
             _wrong(f"{at}.type", "a string")
+        check_tool(at, tool.get("type"))
         if tool.get("type") in (None, "custom"):
             _check_fields(at, tool, (("name", str, "a string"),))
         if tool.get("input_schema") is not None and not isinstance(tool["input_schema"], dict):
@@ -361,18 +364,9 @@ def _check_share(where: str, value: Any) -> None:
         _range(where, "between 0 and 1")
 
 
-def _refuse_thread(field: str, _: Any) -> NoReturn:
-    """A client's tool runner asks for one that is kept, and falls back when told in these words."""
-    raise Refusal(
-        Code.INVALID_VALUE,
-        f"{field}: conversations are not kept here; send every message with each request.",
-        param=field,
-        details={"details": {"error_code": "thread_unsupported_request"}},
-    )
-
-
 CHECKS = {
-    "thread": _refuse_thread,
+    "thread": refuse_thread,
+    "mcp_servers": check_servers,
     "max_tokens": _check_integer,
     "system": _check_system,
     "tools": _check_tools,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import orjson
 
 from adapters.http.dialects.chat import usage_json
 from adapters.http.dialects.responses_request import ResponsesCall, check, translated
 from adapters.http.dialects.responses_stream import Output
+from adapters.http.dialects.sounds import check_sounds
 from adapters.http.errors import envelope
+from adapters.json_text import json_bytes
 from kyma.calls import ChatCall, size_of
 from kyma.catalog.model import Model
 from kyma.errors import Code, Refusal
@@ -63,13 +64,14 @@ class Responses:
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
         """The body in the chat dialect; raises `Refusal` for an item or a tool it cannot say."""
         said = translated(body)
+        check_sounds(said.body, model, field="input")
         said.body.setdefault("max_tokens", min(model.max_output_tokens, DEFAULT_MAX_OUTPUT))
         return ResponsesCall(
             said.body,
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=False,
-            size=size_of(said.body, model.context_window),
+            size=size_of(said.body, model.context_window, model.picture_tokens),
             echo=said.echo,
             names=said.names,
             logprobs=said.logprobs,
@@ -174,9 +176,7 @@ class ResponseEvents:
     def _emit(self, type: str, fields: dict[str, Any]) -> None:
         event = {"type": type, "sequence_number": self._number, **fields}
         self._number += 1
-        self._written.append(
-            b"event: " + type.encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
-        )
+        self._written.append(b"event: " + type.encode() + b"\ndata: " + json_bytes(event) + b"\n\n")
 
     def _take_written(self) -> bytes:
         written = b"".join(self._written)

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import orjson
-
 from adapters.http.complaints import (
     MAX_INT,
     MAX_MESSAGES,
@@ -24,6 +22,7 @@ from adapters.http.complaints import (
 )
 from adapters.http.dialects.responses_input import CARRIES_TOOLS, messages_of
 from adapters.http.dialects.responses_tools import Tool, choose, toolbox
+from adapters.json_text import Unwritable, check_writable
 from kyma.calls import ChatCall
 from kyma.errors import Code, Refusal
 
@@ -283,9 +282,9 @@ def _echo(body: Mapping[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any
         "user": body.get("user"),
     }
     try:
-        orjson.dumps(echo)
-    except (orjson.JSONEncodeError, TypeError) as error:
-        # Numbers beyond 64 bits and nesting beyond 254 levels: better now than after the answer.
+        check_writable(echo)
+    except Unwritable as error:
+        # Better now than after the answer.
         raise Refusal(
             Code.INVALID_REQUEST, f"The body cannot be written as JSON again: {error}."
         ) from None

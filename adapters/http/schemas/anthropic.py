@@ -18,6 +18,7 @@ from adapters.http.schemas.shapes import (
     ref,
     text,
 )
+from kyma.tools import DEFINED
 
 
 def block(kind: str, required: tuple[str, ...], **properties: Schema) -> Schema:
@@ -82,11 +83,12 @@ TOOL = {
         ),
         record(
             {
-                "type": text("Such as `web_search_20260209`.", **{"not": {"const": "custom"}}),
+                "type": text("Such as `bash_20250124`.", pattern=f"^({'|'.join(DEFINED)})"),
                 "input_schema": INPUT_SCHEMA,
             },
             required=("type",),
-            description="A tool of Anthropic's, for models that know it.",
+            description="A tool that Anthropic describes and your own program runs, for models "
+            "that know it. Those that Anthropic runs are not sold here.",
         ),
     ]
 }

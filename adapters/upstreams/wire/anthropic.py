@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import orjson
 
+from adapters.json_text import json_bytes
 from adapters.upstreams.wire import faults
-from adapters.upstreams.wire.sold import cached_for_minutes
+from adapters.upstreams.wire.jsons import UNREADABLE, check, read, written
+from adapters.upstreams.wire.sold import cached_for_minutes, check_claude_tools
 from adapters.upstreams.wire.sse import Splitter
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
 from kyma.usage import Usage
@@ -29,17 +31,11 @@ NOT_SENT = frozenset(
     {
         *BETA_FIELDS,
         "max_cost",
+        "mcp_servers",  # Anthropic asks them itself, and the model reads what they say
         # These change what a token costs or who bills it; prices here know nothing of them.
         *("speed", "inference_geo", "fallbacks", "fallback_credit_token", "billing_policy"),
     }
 )
-
-OUR_TOOLS = (
-    *("custom", "bash_", "text_editor_", "computer_", "memory_", "browser_", "tool_search_"),
-    *("web_fetch_", "mcp_toolset"),
-)
-"""How the types of tools begin that cost nothing but tokens. The others (web search, code
-execution, an advising model) are run and billed by Anthropic per use and are not sold here."""
 
 UNSOLD_BETAS = ("context-1m", "fast-mode", "oauth")
 """Betas that change the price of a token, or go with a credential that is not ours."""
@@ -80,7 +76,12 @@ def _strings(value: Any) -> list[str]:
 
 
 def request(call: ChatCall, upstream_model: str) -> bytes:
-    """The request body for an upstream; `max_tokens` is always sent, never lowered."""
+    """The request body for an upstream; `max_tokens` is always sent, never lowered.
+
+    Raises `TypeError` for a body that is nested too deeply to be written, and `UpstreamError`
+    BAD_REQUEST for a tool that Anthropic would run.
+    """
+    check_claude_tools(call.body)
     body: dict[str, Any] = {
         name: value
         for name, value in call.body.items()
@@ -90,9 +91,8 @@ def request(call: ChatCall, upstream_model: str) -> bytes:
     body["max_tokens"] = body.get("max_tokens") or call.size.max_output
     messages = [_mended(message) for message in body.get("messages") or ()]
     body["messages"] = [message for message in messages if message is not None]
-    _leave_out_tools(body)
     _suit(body, upstream_model)
-    return cached_for_minutes(orjson.dumps(body))
+    return cached_for_minutes(json_bytes(body))
 
 
 def _mended(message: Any) -> Any:
@@ -126,31 +126,6 @@ def _with_our_ids(block: Any) -> Any:
         if isinstance(value, str) and not _ID.fullmatch(value):
             return {**block, name: re.sub(r"[^a-zA-Z0-9_-]", "_", value) or "_"}
     return block
-
-
-def _leave_out_tools(body: dict[str, Any]) -> None:
-    tools = body.get("tools")
-    if not isinstance(tools, list):
-        return
-    kept = [tool for tool in tools if not isinstance(tool, dict) or _is_ours(tool)]
-    if len(kept) == len(tools):
-        return
-    body["tools"] = kept
-    choice = body.get("tool_choice")
-    named = choice.get("name") if isinstance(choice, dict) else None
-    if not kept:
-        del body["tools"]
-        body.pop("tool_choice", None)
-    elif named is not None and not any(_is_named(tool, named) for tool in kept):
-        del body["tool_choice"]
-
-
-def _is_named(tool: Any, name: Any) -> bool:
-    return isinstance(tool, dict) and tool.get("name") == name
-
-
-def _is_ours(tool: Mapping[str, Any]) -> bool:
-    return str(tool.get("type") or "custom").startswith(OUR_TOOLS)
 
 
 def _suit(body: dict[str, Any], upstream_model: str) -> None:
@@ -243,10 +218,7 @@ def _begins(message: Any, *kinds: str) -> bool:
 
 def answer(raw: bytes, model: str, id: str) -> ChatAnswer:
     """A whole message under our model name and id; what is no answer is a broken upstream."""
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UpstreamError(Fault.BROKEN, f"not JSON: {raw[:120]!r}") from error
+    body = read(raw)
     if isinstance(body, dict) and body.get("error"):
         raise error_in_body(body["error"])
     content = body.get("content") if isinstance(body, dict) else None
@@ -271,15 +243,8 @@ def _weight(part: Mapping[str, Any]) -> int:
         if isinstance(said, str):
             total += len(said) if said.isascii() else len(said.encode("utf-8", "surrogatepass"))
     if part.get("input"):
-        total += len(_json(part["input"]))
+        total += len(written(part["input"]))
     return total
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:  # nested beyond 254, integers beyond 64 bits
-        raise UpstreamError(Fault.BROKEN, f"an answer that is no JSON of ours: {error}") from error
 
 
 def usage_of(told: Any) -> Usage | None:
@@ -404,7 +369,7 @@ class StreamDecoder:
     def _take(self, payload: bytes, chunk: Chunk) -> None:
         try:
             event = _events.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UpstreamError(Fault.BROKEN, f"malformed event: {payload[:120]!r}") from error
         if event.type == "error" or event.error:
             raise error_in_body(event.error)
@@ -419,7 +384,7 @@ class StreamDecoder:
         for part in (event.delta, event.content_block):
             if isinstance(part, dict):
                 chunk.output_bytes += _weight(part)
-        chunk.events.append(_written(event.type, payload))
+        chunk.events.append(_event_of(event.type, payload))
 
     def _start(self, event: _Event) -> bytes:
         if not isinstance(event.message, dict):
@@ -430,7 +395,7 @@ class StreamDecoder:
         ours = {"id": f"msg_{self._id}", "model": self._model}
         shown = {"input_tokens": 0, "output_tokens": 0, **shown}
         message = {**event.message, **ours, "usage": shown}
-        return _json({"type": "message_start", "message": message})
+        return written({"type": "message_start", "message": message})
 
     def _finish(self, event: _Event, chunk: Chunk) -> None:
         if isinstance(event.usage, dict):
@@ -445,9 +410,10 @@ class StreamDecoder:
             self.complete = True
             chunk.finished = True
             chunk.ending = self._ending
+            check(self._ending)  # it is written at the edge, once the answer is paid
 
 
-def _written(kind: str, payload: bytes) -> bytes:
+def _event_of(kind: str, payload: bytes) -> bytes:
     if b"\n" in payload:  # it came in several lines
-        payload = _json(msgspec.json.decode(payload))
+        payload = written(read(payload))
     return b"event: " + orjson.dumps(kind)[1:-1] + b"\ndata: " + payload

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
+import msgspec
+
+from adapters.json_text import json_bytes
 
 FIELD = "cache_control"
 PLAIN = {"type", "text"}
@@ -50,12 +52,12 @@ def without_marks(raw: bytes) -> bytes:
     """
     if b'"cache_control"' not in raw:
         return raw
-    body = orjson.loads(raw)
+    body = msgspec.json.decode(raw)
     for message in _objects(body.get("messages")):
         _unmark(message)
     for place in _places(body):
         place.pop(FIELD, None)
-    return orjson.dumps(body)
+    return json_bytes(body)
 
 
 def _unmark(message: dict[str, Any]) -> None:

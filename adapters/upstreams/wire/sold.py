@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import orjson
+import msgspec
 
+from adapters.json_text import json_bytes
 from kyma.calls import Fault, UpstreamError
+from kyma.tools import runs_at_the_callers
 
 NOT_SENT = frozenset(
     {
@@ -31,6 +33,9 @@ NOT_SENT = frozenset(
 OUR_TOOLS = frozenset({"function", "custom"})
 """Types of tools that a caller runs, and that cost nothing but their tokens."""
 
+KIND_SHOWN = 64
+"""Characters of a tool's type that an error repeats."""
+
 
 def check_tools(body: Mapping[str, Any]) -> None:
     """Refuse tools that a provider would run and bill; raises `UpstreamError` BAD_REQUEST.
@@ -41,7 +46,7 @@ def check_tools(body: Mapping[str, Any]) -> None:
     """
     tools = body.get("tools")
     for place, tool in enumerate(tools if isinstance(tools, list) else ()):
-        if not isinstance(tool, Mapping) or not _is_the_callers(tool):
+        if not isinstance(tool, Mapping) or not is_the_callers(tool):
             where = f"tools[{place}].type"
             raise UpstreamError(
                 Fault.BAD_REQUEST,
@@ -51,7 +56,31 @@ def check_tools(body: Mapping[str, Any]) -> None:
             )
 
 
-def _is_the_callers(tool: Mapping[str, Any]) -> bool:
+def check_claude_tools(body: Mapping[str, Any]) -> None:
+    """Likewise for a body of Anthropic's.
+
+    What it runs itself can cost any number of tokens, whether or not it is billed by the use.
+    """
+    tools = body.get("tools")
+    for place, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, Mapping) or not runs_at_the_callers(tool.get("type")):
+            raise not_run(place, tool)
+
+
+def not_run(place: int, tool: Any) -> UpstreamError:
+    """The error for a tool in this place that no model here can be given."""
+    where = f"tools[{place}].type"
+    kind = tool.get("type") if isinstance(tool, Mapping) else None
+    return UpstreamError(
+        Fault.BAD_REQUEST,
+        f"`{where}` is {str(kind)[:KIND_SHOWN]!r}, which is no tool that this model can call: "
+        "offer those that your own program runs. What a provider runs is not sold here.",
+        param=where,
+    )
+
+
+def is_the_callers(tool: Mapping[str, Any]) -> bool:
+    """Whether a tool of OpenAI's dialect is a function or a custom one, run by who offers it."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     if isinstance(name, str) and name.startswith("$"):  # Moonshot's own
@@ -69,7 +98,7 @@ def cached_for_minutes(raw: bytes) -> bytes:
     """
     if b'"ttl"' not in raw:
         return raw
-    body = orjson.loads(raw)
+    body = msgspec.json.decode(raw)
     waiting: list[Any] = [body]
     while waiting:
         value = waiting.pop()
@@ -80,7 +109,7 @@ def cached_for_minutes(raw: bytes) -> bytes:
             if isinstance(mark, dict):
                 mark.pop("ttl", None)
             waiting += value.values()
-    return orjson.dumps(body)
+    return json_bytes(body)
 
 
 _PARTS = re.compile(r"[a-z0-9]+")

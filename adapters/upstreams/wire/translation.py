@@ -14,6 +14,7 @@ from typing import Any
 
 from adapters.upstreams.wire.marks import FIELD as MARK
 from adapters.upstreams.wire.marks import mark_last, mark_of
+from adapters.upstreams.wire.sold import is_the_callers, not_run
 from adapters.upstreams.wire.translation_chat import (
     EFFORTS,
     Json,
@@ -33,6 +34,7 @@ from adapters.upstreams.wire.translation_streams import (
     use_of,
 )
 from kyma.calls import ChatCall, Dialect
+from kyma.tools import runs_at_the_callers
 
 __all__ = [
     "StreamAsChat",
@@ -217,9 +219,10 @@ def _result(message: Mapping[str, Any], where: str) -> Json:
 
 
 def _tools(asked: Mapping[str, Any]) -> Json:
-    given = objects(asked.get("tools"))
-    given += [{"type": "function", "function": old} for old in objects(asked.get("functions"))]
-    tools = [tool for tool in map(_tool, given) if tool is not None]
+    offered = asked.get("tools")
+    given = list(enumerate(offered if isinstance(offered, list) else ()))
+    given += [(0, {"type": "function", "function": old}) for old in objects(asked.get("functions"))]
+    tools = [_tool(place, tool) for place, tool in given]
     if not tools:
         return {}
     choice = _choice(asked.get("tool_choice") or asked.get("function_call"))
@@ -228,11 +231,17 @@ def _tools(asked: Mapping[str, Any]) -> Json:
     return {"tools": tools, "tool_choice": choice} if choice else {"tools": tools}
 
 
-def _tool(tool: Mapping[str, Any]) -> Json | None:
+def _tool(place: int, tool: Any) -> Json:
+    """A function or a custom tool in Anthropic's words; what is in them already passes."""
+    if not isinstance(tool, dict):
+        raise not_run(place, tool)
     function = tool.get("function") or tool.get("custom")
     if not isinstance(function, dict):
-        # Anthropic's own form passes; a tool that OpenAI runs itself does not.
-        return dict(tool) if "name" in tool else None
+        if "name" not in tool or not runs_at_the_callers(tool.get("type")):
+            raise not_run(place, tool)
+        return dict(tool)
+    if not is_the_callers(tool):
+        raise not_run(place, tool)
     named: Json = {"name": str(function.get("name") or ""), **mark_of(function), **mark_of(tool)}
     if isinstance(function.get("description"), str):
         named["description"] = function["description"]

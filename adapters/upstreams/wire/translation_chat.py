@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
+from adapters.json_text import Unwritable, json_bytes
 from adapters.upstreams.wire.marks import is_marked, mark_last, mark_of
+from adapters.upstreams.wire.sold import not_run
 from adapters.upstreams.wire.translation_streams import objects, text_of
 from kyma.calls import ChatCall, Dialect, Fault, UpstreamError
 
@@ -71,8 +71,8 @@ def messages_to_chat(call: ChatCall, *, thoughts: bool = True, marks: bool = Fal
     mark = mark_of if marks else _no_mark
     body["messages"] = _system(asked, mark) + _chat_turns(asked, mark, thoughts=thoughts)
     body.update(mark(asked))
-    given = [(_function(tool), mark(tool)) for tool in objects(asked.get("tools"))]
-    tools = [{**tool, **marked} for tool, marked in given if tool is not None]
+    offered = objects(asked.get("tools"))
+    tools = [{**_function(place, tool), **mark(tool)} for place, tool in enumerate(offered)]
     if tools:
         body["tools"] = tools
         body.update(_function_choice(as_object(asked.get("tool_choice")), tools))
@@ -257,8 +257,8 @@ def _uri(source: Mapping[str, Any], where: str) -> str:
 
 def _written(value: Any) -> str:
     try:
-        return orjson.dumps(value).decode()
-    except TypeError as error:  # nested beyond 254, integers beyond 64 bits
+        return json_bytes(value).decode()
+    except Unwritable as error:
         raise cannot("messages", f"cannot be passed on: {error}") from error
 
 
@@ -290,10 +290,10 @@ def _chat_answer(message: Mapping[str, Any], mark: Mark, *, thoughts: bool) -> J
     return turn
 
 
-def _function(tool: Mapping[str, Any]) -> Json | None:
-    """A tool of the caller's own; those that Anthropic defines or runs have no schema to give."""
+def _function(place: int, tool: Mapping[str, Any]) -> Json:
+    """A tool of the caller's own. What Anthropic describes is known to its models alone."""
     if tool.get("type") not in (None, "custom") and "input_schema" not in tool:
-        return None
+        raise not_run(place, tool)
     function: Json = {"name": str(tool.get("name") or "")}
     if isinstance(tool.get("description"), str):
         function["description"] = tool["description"]
