@@ -17,9 +17,7 @@ from adapters.embedded import postgres
 from adapters.embedded import redis as embedded_redis
 from adapters.embedded.first_run import read_secrets
 from adapters.embedded.processes import StartError
-from adapters.settings import ROOT, Settings
-
-PEPPER_LENGTH = 32
+from adapters.settings import PEPPER_LENGTH, ROOT, Settings
 
 
 def alembic_config(url: str) -> Config:

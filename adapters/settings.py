@@ -19,6 +19,9 @@ from kyma.identity import check_redirect_uri
 
 ROOT = Path(__file__).resolve().parent.parent
 
+PEPPER_LENGTH = 32
+"""Characters that a key pepper has at least."""
+
 PROVIDER_KEY_VARIABLES = {
     "groq": "GROQ_API_KEY",
     "deepinfra": "DEEPINFRA_API_KEY",

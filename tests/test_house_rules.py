@@ -22,8 +22,6 @@ LONG = {
     "kyma/catalog/": "catalogue rows",
     "migrations/versions/": "a migration is read once, from its beginning to its end",
     "tests/": "a table of cases grows with what it covers",
-    "adapters/cli.py": "the commands of whoever runs the service, one after the other",
-    "kyma/flows/chat.py": "the one bracket of whole and streamed answers",
 }
 """Where a module may be longer, and why it is still one thing."""
 

@@ -24,9 +24,9 @@ import psutil
 import pytest
 import redis.asyncio
 
-from adapters.cli import _together
 from adapters.embedded import postgres
 from adapters.embedded import redis as embedded_redis
+from adapters.embedded.machine import together
 from adapters.embedded.processes import (
     Child,
     StartError,
@@ -265,7 +265,7 @@ async def test_one_failure_of_several_starts_is_told_plainly() -> None:
     slow = child("slow", "import time; time.sleep(60)", ready=never)
     broken = child("broken", "raise SystemExit(3)", ready=never)
     with pytest.raises(StartError, match="broken ended with code 3"):
-        await _together(supervisor.start(each) for each in (slow, broken))
+        await together(supervisor.start(each) for each in (slow, broken))
     left = supervisor.pid("slow")
     await supervisor.stop()
     assert not psutil.pid_exists(left)
