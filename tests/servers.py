@@ -13,9 +13,10 @@ import itertools
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -205,3 +206,18 @@ def _migrate(url: str) -> None:
     config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
     config.attributes["database_url"] = url
     command.upgrade(config, "head")
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port that answers no attempt to connect: its queue is full and nobody accepts."""
+    with ExitStack() as open_ones:
+        listener = open_ones.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):
+            waiting = open_ones.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        yield address[1]

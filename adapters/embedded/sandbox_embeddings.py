@@ -20,7 +20,7 @@ from adapters.embedded.sandbox_ask import (
 )
 from adapters.embedded.sandbox_cache import Prompt
 from adapters.embedded.sandbox_completions import inputs_from, tokens_of
-from adapters.embedded.sandbox_faults import FaultName
+from adapters.embedded.sandbox_faults import FaultName, times_told
 from adapters.embedded.sandbox_text import Json
 from adapters.embedded.sandbox_wire import Answer, Wire, openai_stream_error
 
@@ -104,7 +104,7 @@ def _whole(answer: Answer, fault: FaultName | None) -> bytes:
     ]
     body: Json = {"object": "list", "data": rows, "model": answer.ask.model}
     if fault is not FaultName.NO_USAGE:
-        size = -answer.usage.prompt if fault is FaultName.NEGATIVE_USAGE else answer.usage.prompt
+        size = times_told(fault) * answer.usage.prompt
         body["usage"] = {"prompt_tokens": size, "total_tokens": size}
     return orjson.dumps(body)
 

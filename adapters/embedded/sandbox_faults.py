@@ -38,6 +38,7 @@ class FaultName(StrEnum):
     FAILED_FINISH = "failed_finish"
     ERROR_IN_STREAM = "error_in_stream"
     NEGATIVE_USAGE = "negative_usage"
+    ABSURD_USAGE = "absurd_usage"
     NO_USAGE = "no_usage"
     FLAP = "flap"
     EMPTY_200 = "empty_200"
@@ -50,6 +51,13 @@ _SECONDS = {
     FaultName.STALLED_STREAM: 30.0,
     FaultName.FLAP: 60.0,
 }
+
+_TIMES_TOLD = {FaultName.NEGATIVE_USAGE: -1, FaultName.ABSURD_USAGE: 1_000_000}
+
+
+def times_told(fault: FaultName | None) -> int:
+    """How many times its true usage an answer with this fault tells."""
+    return _TIMES_TOLD.get(fault, 1) if fault is not None else 1
 
 
 class FaultError(ValueError):

@@ -8,7 +8,7 @@ import orjson
 
 from adapters.embedded.sandbox_cache import PrefixCache
 from adapters.embedded.sandbox_errors import ANTHROPIC_FAULTS, CONTEXT_TOKENS, ApiError
-from adapters.embedded.sandbox_faults import Fault, FaultName
+from adapters.embedded.sandbox_faults import Fault, FaultName, times_told
 from adapters.embedded.sandbox_messages_ask import ask_from, count_from, prompt_of
 from adapters.embedded.sandbox_text import Json
 from adapters.embedded.sandbox_wire import (
@@ -105,19 +105,19 @@ def _input(text: str) -> Any:
 
 def _usage(answer: Answer, completion: int, fault: FaultName | None) -> Json:
     """As Anthropic reports it: three disjoint parts of the prompt, and all of the output."""
-    sign = -1 if fault is FaultName.NEGATIVE_USAGE else 1
+    times = times_told(fault)
     usage, cached = answer.usage, answer.usage.cached
     written = cached.written_5m + cached.written_1h
     return {
-        "input_tokens": sign * (usage.prompt - cached.read - written),
-        "cache_creation_input_tokens": sign * written,
-        "cache_read_input_tokens": sign * cached.read,
+        "input_tokens": times * (usage.prompt - cached.read - written),
+        "cache_creation_input_tokens": times * written,
+        "cache_read_input_tokens": times * cached.read,
         "cache_creation": {
-            "ephemeral_5m_input_tokens": sign * cached.written_5m,
-            "ephemeral_1h_input_tokens": sign * cached.written_1h,
+            "ephemeral_5m_input_tokens": times * cached.written_5m,
+            "ephemeral_1h_input_tokens": times * cached.written_1h,
         },
-        "output_tokens": sign * completion,
-        "output_tokens_details": {"thinking_tokens": sign * min(usage.thinking, completion)},
+        "output_tokens": times * completion,
+        "output_tokens_details": {"thinking_tokens": times * min(usage.thinking, completion)},
         "service_tier": "standard",
     }
 

@@ -17,7 +17,7 @@ import orjson
 from adapters.embedded.sandbox_ask import Ask
 from adapters.embedded.sandbox_cache import Cached, PrefixCache, Prompt
 from adapters.embedded.sandbox_errors import OPENAI_FAULTS, ApiError
-from adapters.embedded.sandbox_faults import Fault, FaultName
+from adapters.embedded.sandbox_faults import Fault, FaultName, times_told
 from adapters.embedded.sandbox_schema import SchemaError
 from adapters.embedded.sandbox_text import (
     Json,
@@ -297,17 +297,17 @@ def _split(content: Sequence[bytes], fault: Fault) -> tuple[Sequence[bytes], Seq
 
 
 def openai_usage(usage: Usage, fault: FaultName | None) -> Json | None:
-    """Usage as OpenAI reports it; None and negative figures are faults."""
+    """Usage as OpenAI reports it; None and figures that cannot be are faults."""
     if fault is FaultName.NO_USAGE:
         return None
-    sign = -1 if fault is FaultName.NEGATIVE_USAGE else 1
+    times = times_told(fault)
     return {
-        "prompt_tokens": sign * usage.prompt,
-        "completion_tokens": sign * usage.completion,
-        "total_tokens": sign * (usage.prompt + usage.completion),
-        "prompt_tokens_details": {"cached_tokens": sign * usage.cached.read, "audio_tokens": 0},
+        "prompt_tokens": times * usage.prompt,
+        "completion_tokens": times * usage.completion,
+        "total_tokens": times * (usage.prompt + usage.completion),
+        "prompt_tokens_details": {"cached_tokens": times * usage.cached.read, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": sign * usage.thinking, "audio_tokens": 0,
+            "reasoning_tokens": times * usage.thinking, "audio_tokens": 0,
         },
     }  # fmt: skip
 

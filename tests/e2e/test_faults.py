@@ -17,6 +17,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from adapters.embedded.processes import free_port
 from tests.e2e.asking import (
     CREDIT,
     HELLO,
@@ -32,7 +33,7 @@ from tests.e2e.asking import (
     well_again,
 )
 from tests.e2e.stack import Process, Stack
-from tests.servers import Servers, drop_database, fresh_database, fresh_redis
+from tests.servers import Servers, black_hole, drop_database, fresh_database, fresh_redis
 
 MODEL = "deepseek-v4-flash"
 """A model without siblings and substitutes: its only routes are the two sandboxes."""
@@ -145,6 +146,7 @@ FAULTS = (
     _always("missing_done_body", Answered(), modes=WHOLE, fault="missing_done"),
     _always("no_usage", Answered(counted=True)),
     _always("negative_usage", Answered(counted=True)),
+    _always("absurd_usage", Answered(counted=True)),
 )  # fmt: skip
 
 
@@ -405,6 +407,30 @@ async def test_a_fallback_that_rejects_a_prefill_is_not_shown_as_the_callers_err
     reply = await who.chat(MODEL, messages=PREFILL)
     assert (reply.status, reply.error()["code"]) == (503, "provider_overloaded")
     (await place.audit(who)).check_at_rest()
+
+
+@pytest.mark.parametrize("is_refused", [True, False], ids=["nobody listens", "nobody accepts"])
+async def test_a_provider_that_is_not_there_is_passed_over(place: Field, is_refused: bool) -> None:
+    with black_hole() as port:
+        gateway = await place.stack.gateway(
+            f"gateway-{len(place.stack.started)}",
+            redis_url=await fresh_redis(place.servers),
+            sandbox_url=f"http://127.0.0.1:{free_port() if is_refused else port}/v1",
+            sandbox_url_2=f"{place.second.url}/v1",
+            connect_timeout_s="0.3",
+        )
+        who = await customer(gateway.url)
+        for stream in (False, True):
+            began = time.monotonic()
+            reply = await who.chat(MODEL, stream=stream)
+            assert time.monotonic() - began < 5
+            assert (reply.status, reply.finish_reasons()) == (200, ["stop"])
+    books = await place.audit(who)
+    books.check_at_rest()
+    missed = "broken" if is_refused else "timeout"
+    told = [[attempt["outcome"] for attempt in record["attempts"]] for record in books.records]
+    assert told == [[missed, "ok"]] * 2
+    assert books.spent == sum(record["charged"] for record in books.records) > 0
 
 
 async def test_when_both_providers_fail_nothing_is_charged_and_the_calls_are_bounded(

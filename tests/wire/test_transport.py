@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from kyma.money import ZERO
 from kyma.ports.upstreams import Deadline
 from kyma.pricing import per_token
 from kyma.routing import Route
+from tests.servers import black_hole
 
 Writing = Callable[[web.StreamResponse], Coroutine[Any, Any, None]]
 TEXT = b'data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
@@ -134,21 +134,6 @@ async def test_each_of_two_choices_must_say_why_it_ended(ends: list[int], comple
         else:
             with pytest.raises(UpstreamError, match="before the answer was complete"):
                 [chunk async for chunk in chunks]
-
-
-@contextmanager
-def black_hole() -> Iterator[int]:
-    """A port that answers no attempt to connect: its queue is full and nobody accepts."""
-    with ExitStack() as open_ones:
-        listener = open_ones.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        address = listener.getsockname()
-        for _ in range(4):
-            waiting = open_ones.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(address)
-        yield address[1]
 
 
 async def ask(transport: Transport, url: str, left_s: float, *, is_stream: bool) -> None:
