@@ -101,6 +101,7 @@ class Exchange:
         self.claim: Claim | None = None
         self.is_complete = False
         self.is_refused = False
+        self.is_settled = False
         self._once: Once | Repeats | None = None
         self._releasing: asyncio.Future[None] | None = None
         self._kept: list[bytes] = []

@@ -41,8 +41,6 @@ log = structlog.get_logger("kyma.http")
 SLOW_READER_S = 30.0
 """How long after its deadline a stream may still be blocked by a client that does not read."""
 
-STOPPING = "This gateway is stopping. Nothing was charged; send the request again."
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -87,7 +85,7 @@ class TextRoute:
         except asyncio.CancelledError:
             if not presence.left:
                 if not exchange.is_refused:
-                    await exchange.refuse(Refusal(Code.STREAM_INTERRUPTED, STOPPING))
+                    await exchange.refuse(_stopping(exchange))
                 raise
             current = asyncio.current_task()
             if current is not None:
@@ -206,6 +204,7 @@ class TextRoute:
 
     async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:
         served = await self._chat.answer(ticket, self._written)
+        exchange.is_settled = True
         await exchange.whole(served.written, self._headers(ticket, served.route))
 
     def _written(self, served: Served) -> bytes:
@@ -221,6 +220,7 @@ class TextRoute:
             await exchange.begin(self._headers(ticket, live.route))
             async for events in live.events():
                 await exchange.more(rendering.events(events))
+            exchange.is_settled = True
             await exchange.end(rendering.end(live))
 
     def _headers(self, ticket: Ticket, route: Route) -> list[tuple[str, str]]:
@@ -244,6 +244,21 @@ class TextRoute:
         if route.provider.startswith("sandbox"):
             headers.append(("X-Kyma-Sandbox", "true"))
         return headers
+
+
+def _stopping(exchange: Exchange) -> Refusal:
+    """Our process stops and cannot wait any longer; a hold that was not settled is returned."""
+    if exchange.is_settled:
+        return Refusal(
+            Code.STREAM_INTERRUPTED,
+            "This gateway is stopping. The answer was complete; "
+            f"GET /v1/generations/{exchange.request_id} tells what was charged.",
+            charged=None,
+        )
+    return Refusal(
+        Code.STREAM_INTERRUPTED,
+        "This gateway is stopping. Nothing was charged; send the request again.",
+    )
 
 
 def _broken(exchange: Exchange) -> Refusal:

@@ -57,14 +57,29 @@ class Billing:
         return await self._end(Resolution(hold.id, Kind.REFUND, ZERO, cost), record)
 
     async def _end(self, how: Resolution, record: UsageRecord | None) -> Resolved:
-        return await self.detached(self._insist(how, record))
+        """Resolve a hold. Whoever is cancelled meanwhile goes on once it is resolved.
+
+        What has begun to be charged will be: to give up here would be to tell a caller that it
+        was not, and to withhold what was paid for.
+        """
+        task = self._task(self._insist(how, record))
+        while not task.done():
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise
+        return task.result()
 
     async def detached(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end even if whoever waits for it is cancelled."""
+        return await asyncio.shield(self._task(work))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._ending.discard(task)

@@ -86,8 +86,8 @@ class LiveAnswer:
             self.ending = chunk.ending
 
     async def _settle(self, outcome: str) -> None:
-        self._resolved = True
         usage = self._chat.evidence(self.ticket, self.route, self._told, self._output_bytes)
+        self._resolved = True
         self.receipt = await self._chat.settle(self.ticket, self._hold, self.route, usage, outcome)
 
     async def _ended(self, error: UpstreamError) -> Refusal:

@@ -481,6 +481,37 @@ async def test_a_stream_cut_by_the_end_of_the_grace_ends_as_an_error_and_costs_n
     assert [record["outcome"] for record in books.records] == ["cut_by_gateway"]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_that_is_being_charged_when_the_grace_ends_is_still_told(
+    pair: Pair, stream: bool
+) -> None:
+    gateway = await pair.stack.gateway(
+        f"gateway-h-{stream}", sandbox_url=f"{pair.first.url}/v1", shutdown_grace_s="1"
+    )
+    who = await customer(gateway.url)
+    slow = {"fault": "slow_start", "seconds": 0.8, "key": who.id}
+    asking = asyncio.create_task(who.chat(MODEL, stream=stream, sandbox=slow))
+    database = await asyncpg.connect(pair.stack.database_url)
+    while not await database.fetchval(
+        "SELECT count(*) FROM open_holds WHERE account_id = $1", who.id
+    ):
+        await asyncio.sleep(0.02)
+    async with database.transaction():
+        await database.execute("SELECT 1 FROM balances WHERE account_id = $1 FOR UPDATE", who.id)
+        gateway.popen.terminate()
+        await asyncio.sleep(2.0)
+    reply = await asking
+    assert reply.finish_reasons() == ["stop"]
+    assert not stream or reply.events()[-1] == ("", "[DONE]")
+    assert await asyncio.to_thread(gateway.stop) == 0
+    books = await pair.audit(who)
+    books.check_at_rest()
+    (record,) = books.records
+    assert (record["outcome"], books.spent) == ("ok", record["charged"])
+    assert books.spent > 0
+    await database.close()
+
+
 async def test_what_came_until_our_own_deadline_is_charged_and_nobody_is_blamed(
     pair: Pair,
 ) -> None:
