@@ -40,6 +40,13 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait_no_more()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes that begin no request, a blank line, end uvicorn's wait for one: ours begins."""
+        super().data_received(data)
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and not self.transport.is_closing():
+            self._wait()
+
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
