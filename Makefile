@@ -19,7 +19,8 @@ SDK_INSTALLED := $(SDK_SETS:%=.venv-sdk/%/.installed)
 .PHONY: up test lint bench lock clean
 
 up: $(INSTALLED)
-	@exec $(RUN) -m adapters.cli up $(ARGS)
+	@echo "Starting Kyma"
+	@exec $(RUN) -m adapters up $(ARGS)
 
 test: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j2 $(SDK_INSTALLED)

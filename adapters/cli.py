@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import ENOTDIR
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,8 @@ def _make_data_dir(settings: Settings, screen: Screen) -> None:
             f"`nobody`, who cannot enter {blocked_at(wanted)}. KYMA_DATA_DIR chooses another place."
         )
     try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(ENOTDIR, "it is a file")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.parent == ROOT_DATA:
@@ -263,6 +266,8 @@ def _explained(error: ValidationError) -> str:
 def _guarded(run: Callable[[], None]) -> None:
     try:
         run()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
     except StartError as error:
         raise SystemExit(f"✗ {error}") from error
     except ValidationError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from adapters.embedded.processes import StartError
 from kyma.accounts import Account, Key, Operator, Session
 from kyma.money import usd
 from kyma.ports.runtime import Chance, Clock, Digests, Passwords
@@ -122,7 +123,14 @@ def read_secrets(data_dir: Path) -> dict[str, str]:
     path = data_dir / "secrets.json"
     if not path.exists():
         return {}
-    return {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
+    try:
+        return {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError) as error:
+        raise StartError(
+            f"{path} cannot be read as the JSON object that it was. Put back a copy of it: "
+            "without its pepper every key and session of before is unknown. To begin anew with "
+            f"an empty database, move {data_dir} away."
+        ) from error
 
 
 def write_secrets(data_dir: Path, secrets: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -29,6 +30,9 @@ from adapters.embedded.processes import (
 )
 from adapters.embedded.screen import Screen, find_model, local, tell
 from adapters.settings import PEPPER_LENGTH, ROOT, Settings, child_environment
+
+REDIS_PORT = 6379
+CONNECT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,20 @@ class Machine:
 
     async def _redis(self) -> str:
         if self._settings.redis_url:
+            await self._say_if_away(self._settings.redis_url)
             return self._settings.redis_url
         async with self._screen.step("Redis") as notes:
             server = redis.prepare(self._settings.data_dir, self._log("redis"))
             return await self._served(server, notes)
+
+    async def _say_if_away(self, url: str) -> None:
+        at = urlsplit(url)
+        host, port = at.hostname, at.port or REDIS_PORT
+        if host and not await _listens(host, port):
+            self._screen.say(
+                f"Note: nothing answers at KYMA_REDIS_URL, {host}:{port}. Until it does nobody is "
+                "limited, and no letter is sent and no job is done."
+            )
 
     async def _served(self, server: Server, notes: list[str]) -> str:
         await self.supervisor.start(server.child)
@@ -119,7 +133,7 @@ class Machine:
             await self.supervisor.start(
                 replace(
                     self._python(name, "adapters.embedded.sandbox", *options),
-                    ready=lambda: _listens(port),
+                    ready=lambda: _listens("127.0.0.1", port),
                 )
             )
             notes.append(f"on 127.0.0.1:{port}")
@@ -184,10 +198,11 @@ async def together(starts: Iterator[Coroutine[Any, Any, None]]) -> None:
         raise failed[0]
 
 
-async def _listens(port: int) -> bool:
+async def _listens(host: str, port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # a timeout is one
         return False
     writer.close()
     return True

@@ -214,6 +214,11 @@ def _check_cluster(data: Path, version: str, user: User | None) -> None:
             f"{data.parent} away to begin with an empty one."
         )
     check_owner(data, user)
+    if not marker.is_file():
+        raise StartError(
+            f"{data} is no whole database: it has no PG_VERSION. Put the folder back as it was, "
+            f"or move {data.parent} away to begin with an empty one."
+        )
     made_by, major = marker.read_text().strip(), version.partition(".")[0]
     if made_by != major:
         raise StartError(

@@ -142,7 +142,7 @@ class Stream:
             async with asyncio.timeout_at(self._first_by):
                 return await self._response.content.read(ERROR_BODY_LIMIT)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error) from error
+            raise classified(error, self._end_by) from error
 
     async def read(self, *, first: bool = False) -> bytes:
         """The next bytes, none at the end; raises `UpstreamError` if it broke or stalled.

@@ -32,6 +32,7 @@ from adapters.embedded.processes import (
     StartError,
     Supervisor,
     User,
+    free_port,
     popen_options,
     readable_program,
     unprivileged,
@@ -171,6 +172,14 @@ async def test_a_database_of_another_version_is_refused(data_dir: Path) -> None:
         postgres.prepare(data_dir)
 
 
+async def test_half_a_database_is_refused(data_dir: Path) -> None:
+    async with running_postgres(data_dir):
+        pass
+    (data_dir / "pg" / "data" / "PG_VERSION").unlink()
+    with pytest.raises(StartError, match="no whole database"):
+        postgres.prepare(data_dir)
+
+
 async def test_a_wrong_program_folder_is_named(data_dir: Path) -> None:
     with pytest.raises(StartError, match=f"KYMA_PG_BIN is {data_dir}"):
         postgres.prepare(data_dir, data_dir)
@@ -278,7 +287,7 @@ def up(
     """`kyma up --only-servers`; stopped at the end if it still runs."""
     environment = {"KYMA_DATA_DIR": str(data_dir), "KYMA_DATABASE_URL": "", "KYMA_REDIS_URL": ""}
     process = subprocess.Popen(
-        [python, "-m", "adapters.cli", "up", "--only-servers"],
+        [python, "-m", "adapters", "up", *options.pop("flags", ["--only-servers"])],
         env=child_environment(environment | options.pop("env", {})),
         cwd=ROOT,
         text=True,
@@ -316,6 +325,52 @@ async def test_up_ends_well_on_ctrl_c_and_refuses_a_second_one(data_dir: Path) -
         text, _ = first.communicate(timeout=30)
         assert first.returncode == 0
         assert f"stopped; data kept in {data_dir}" in text
+
+
+def has_loaded(pid: int, library: str) -> bool:
+    return library in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("phase", ["it loads", "it begins"])
+async def test_ctrl_c_ends_a_start_at_any_time_without_a_traceback(
+    data_dir: Path, phase: str
+) -> None:
+    with up(data_dir) as process:
+        if phase == "it loads":
+            await until(lambda: has_loaded(process.pid, "pydantic_core"))
+        else:
+            await until((data_dir / "lock").exists)
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=30)
+    assert "Traceback" not in text
+    assert process.returncode in {0, 1, -signal.SIGINT}
+
+
+@pytest.mark.parametrize("kept", ["", '{"key_pepper": "abc', "[]"])
+async def test_secrets_that_cannot_be_read_are_not_replaced(data_dir: Path, kept: str) -> None:
+    (data_dir / "secrets.json").write_text(kept)
+    with up(data_dir, flags=[]) as process:
+        text, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "secrets.json cannot be read" in text
+    assert "Traceback" not in text
+    assert (data_dir / "secrets.json").read_text() == kept
+
+
+async def test_a_file_where_the_data_folder_should_be_is_named(data_dir: Path) -> None:
+    place = data_dir / "file"
+    place.write_text("x")
+    with up(place) as process:
+        text, _ = process.communicate(timeout=30)
+    assert f"{place} cannot be made (it is a file)" in text
+    assert "Traceback" not in text
+
+
+async def test_a_redis_that_is_away_is_told_of_before_anything_else(data_dir: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    with up(data_dir, env={"KYMA_REDIS_URL": url}) as process:
+        said = told(process, "Note: nothing answers at KYMA_REDIS_URL, ")
+    assert said.startswith(url.removeprefix("redis://").removesuffix("/0"))
 
 
 async def test_nothing_outlives_a_killed_up_and_the_next_one_recovers(data_dir: Path) -> None:
