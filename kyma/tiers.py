@@ -104,8 +104,18 @@ def tier_of(deposits: Usd, override: Override | None, now: datetime) -> Tier:
 
 
 def why(deposits: Usd, override: Override | None, now: datetime) -> str:
-    """One sentence for people: where the tier comes from."""
+    """Where the tier comes from, for its customer: who set it, and what for, stays inside."""
     if override is not None and override.in_force(now):
-        end = f"until {override.until:%Y-%m-%d %H:%M} UTC" if override.until else "with no end"
-        return f"override by {override.operator}, {end}: {override.reason}"
+        return f"set by this gateway's operator, {_end_of(override)}"
     return f"lifetime deposits of ${deposits / 1e9:,.2f}"
+
+
+def why_inside(deposits: Usd, override: Override | None, now: datetime) -> str:
+    """The same for operators, with the name and the reason."""
+    if override is not None and override.in_force(now):
+        return f"override by {override.operator}, {_end_of(override)}: {override.reason}"
+    return why(deposits, override, now)
+
+
+def _end_of(override: Override) -> str:
+    return f"until {override.until:%Y-%m-%d %H:%M} UTC" if override.until else "with no end"

@@ -55,13 +55,15 @@ def routes(parts: Parts) -> Blueprint:
     async def register() -> Response:
         body = await json_object()
         email, password = email_field(body), text_field(body, "password")
-        sent_by = await parts.newcomers.sender(email, optional_text(body, "referral_code"))
+        code = optional_text(body, "referral_code")
+        is_invited = await parts.newcomers.is_invited(code)
+        sent_by = await parts.newcomers.sender(email, code)
         welcome = await parts.access.register(
             email, password, client(), id=g.made_id, sent_by=sent_by
         )
         await parts.newcomers.greet(welcome)
         await parts.ways.links.greet(welcome, client())
-        return _json(welcome_json(welcome, referred=bool(sent_by)))
+        return _json(welcome_json(welcome, referred=is_invited))
 
     @blueprint.post("/auth/login")
     @operation(

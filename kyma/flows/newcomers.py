@@ -33,6 +33,18 @@ class Newcomers:
         except StorageUnavailable as error:
             raise unavailable() from error
 
+    async def is_invited(self, referral_code: str | None) -> bool:
+        """Whether somebody has this code, be it whoever registers.
+
+        Whether it is their own is not told: that would tell whose address a public code goes with.
+        """
+        if referral_code is None:
+            return False
+        try:
+            return await self._referrals.is_somebodys(referral_code)
+        except StorageUnavailable as error:
+            raise unavailable() from error
+
     async def greet(self, welcome: Welcome) -> None:
         """Post the letter.
 

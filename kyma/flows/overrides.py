@@ -15,7 +15,7 @@ from kyma.accounts import Account
 from kyma.errors import Code, Refusal
 from kyma.ports.runtime import Chance, Clock, Invalidations
 from kyma.ports.storage import Accounts, Overrides
-from kyma.tiers import TIERS, Override, Standing, Tier, tier_of, why
+from kyma.tiers import TIERS, Override, Standing, Tier, tier_of, why_inside
 
 MIN_REASON_LENGTH = 3
 MAX_REASON_LENGTH = 500
@@ -79,7 +79,7 @@ class TierOverrides:
             standing=standing,
             tier=tier_of(deposits, standing.override, now),
             earned=tier_of(deposits, None, now),
-            why=why(deposits, standing.override, now),
+            why=why_inside(deposits, standing.override, now),
             history=tuple(history),
         )
 

@@ -22,6 +22,7 @@ from kyma.referrals import (
     REWARD,
     TOKENS_TO_VERIFY,
     Referral,
+    Referrer,
     Side,
     Tally,
     code_of,
@@ -88,11 +89,18 @@ class Referrals:
 
         A code that nobody has, or that of another address of the same mailbox, brings nobody.
         """
-        wanted = code_of(code)
-        referrer = None if wanted is None else await self._book.owner(wanted)
+        referrer = await self._owner(code)
         if referrer is None or same_mailbox(referrer.email, email):
             return ""
         return referrer.account_id
+
+    async def is_somebodys(self, code: str) -> bool:
+        """Whether anybody has this code: all that a stranger is told of it."""
+        return await self._owner(code) is not None
+
+    async def _owner(self, code: str) -> Referrer | None:
+        wanted = code_of(code)
+        return None if wanted is None else await self._book.owner(wanted)
 
     async def sent(self, account_id: str) -> Sequence[Referral]:
         """Those an account sent, newest first, for an operator."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kyma.money import Usd, usd
-from kyma.tiers import TIERS, Override, tier_of, why
+from kyma.tiers import TIERS, Override, tier_of, why, why_inside
 from tests.builders import NOON
 
 HOUR = timedelta(hours=1)
@@ -59,18 +59,32 @@ def test_an_override_decides_while_it_is_in_force(override: Override | None, lev
     assert tier_of(usd("5"), override, NOON).level == level
 
 
+DEPOSITED = "lifetime deposits of $1,234.50"
+
+
 @pytest.mark.parametrize(
-    ("override", "sentence"),
+    ("override", "told", "inside"),
     [
-        (None, "lifetime deposits of $1,234.50"),
-        (an_override(None), "lifetime deposits of $1,234.50"),
-        (an_override(2, NOON), "lifetime deposits of $1,234.50"),
-        (an_override(2), "override by ana, with no end: a trial"),
-        (an_override(2, NOON + HOUR), "override by ana, until 2026-05-17 13:00 UTC: a trial"),
+        (None, *[DEPOSITED] * 2),
+        (an_override(None), *[DEPOSITED] * 2),
+        (an_override(2, NOON), *[DEPOSITED] * 2),
+        (
+            an_override(2),
+            "set by this gateway's operator, with no end",
+            "override by ana, with no end: a trial",
+        ),
+        (
+            an_override(2, NOON + HOUR),
+            "set by this gateway's operator, until 2026-05-17 13:00 UTC",
+            "override by ana, until 2026-05-17 13:00 UTC: a trial",
+        ),
     ],
 )
-def test_the_reason_is_a_sentence(override: Override | None, sentence: str) -> None:
-    assert why(usd("1234.50"), override, NOON) == sentence
+def test_the_reason_is_a_sentence_and_the_operators_own_stays_inside(
+    override: Override | None, told: str, inside: str
+) -> None:
+    assert why(usd("1234.50"), override, NOON) == told
+    assert why_inside(usd("1234.50"), override, NOON) == inside
 
 
 @given(st.integers(0, 10**13), st.integers(0, 10**13))

@@ -41,7 +41,7 @@ SCHEMAS = {
         {
             "user_id": text(),
             "email": text(),
-            "referred": boolean("Whether the referral code led to somebody."),
+            "referred": boolean("Whether somebody has the referral code."),
             "api_key": API_KEY,
             "session_token": SESSION_TOKEN,
         }
