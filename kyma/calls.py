@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-from kyma.media import PICTURE_TOKENS, is_picture
+from kyma.media import LIKELY_PICTURE_TOKENS, MEDIA, PICTURE_TOKENS, is_picture
 from kyma.tools import unseen_tokens
 from kyma.usage import Usage
 
@@ -134,9 +134,7 @@ MESSAGE_OVERHEAD_TOKENS = 8
 LIKELY_BYTES_PER_TOKEN = 4
 
 
-def size_of(
-    body: Mapping[str, Any], context_window: int, picture_tokens: int = PICTURE_TOKENS
-) -> Size:
+def size_of(body: Mapping[str, Any], context_window: int) -> Size:
     """Bounds on what a chat body can use, before any tokenizer has seen it.
 
     No byte-level tokenizer makes more tokens than the text has UTF-8 bytes, and no model
@@ -150,8 +148,8 @@ def size_of(
         if isinstance(part, str):
             text_bytes += _utf8_bytes(part)
         else:
-            likely += _likely_tokens(part, context_window, picture_tokens)
-            worst += _worst_tokens(part, context_window, picture_tokens)
+            likely += _likely_tokens(part, context_window)
+            worst += _worst_tokens(part, context_window)
     worst += unseen_tokens(body)
     choices = body.get("n") or 1
     asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
@@ -201,9 +199,7 @@ INLINE_BLOCKS = frozenset(
 """Blocks of Anthropic's dialect that are all text: their JSON is the most they can weigh."""
 
 
-def size_of_messages(
-    body: Mapping[str, Any], context_window: int, picture_tokens: int = PICTURE_TOKENS
-) -> Size:
+def size_of_messages(body: Mapping[str, Any], context_window: int) -> Size:
     """Bounds on what an Anthropic Messages body can use, by the rules of `size_of`.
 
     Documents that are not text may fill the window, as may blocks that nobody knows yet.
@@ -225,8 +221,8 @@ def size_of_messages(
             within = _within(part, context_window)
             waiting += within
             if not within:
-                likely += _likely_tokens(part, context_window, picture_tokens)
-                worst += _worst_tokens(part, context_window, picture_tokens)
+                likely += _likely_tokens(part, context_window)
+                worst += _worst_tokens(part, context_window)
     worst += unseen_tokens(body)
     asked = body.get("max_tokens") or DEFAULT_MAX_TOKENS
     return Size(
@@ -236,20 +232,20 @@ def size_of_messages(
     )
 
 
-def _worst_tokens(part: Mapping[str, Any], context_window: int, picture_tokens: int) -> int:
-    return min(picture_tokens, context_window) if is_picture(part) else context_window
+def _worst_tokens(part: Mapping[str, Any], context_window: int) -> int:
+    return min(PICTURE_TOKENS, context_window) if is_picture(part) else context_window
 
 
-def _likely_tokens(part: Mapping[str, Any], context_window: int, picture_tokens: int) -> int:
+def _likely_tokens(part: Mapping[str, Any], context_window: int) -> int:
     """What a medium is likely to take: by its type, else by the length of what is inline."""
     if is_picture(part):
-        return min(picture_tokens, context_window)
+        return min(LIKELY_PICTURE_TOKENS, context_window)
     known = LIKELY_UNSEEN_TOKENS
     for name in ("source", "file", "input_audio"):
         packed = part.get(name)
         for data in packed.values() if isinstance(packed, Mapping) else ():
             if isinstance(data, str) and len(data) >= INLINE_BASE64:
-                known = -(-len(data) // LIKELY_BASE64_PER_TOKEN) + PICTURE_TOKENS
+                known = -(-len(data) // LIKELY_BASE64_PER_TOKEN) + LIKELY_PICTURE_TOKENS
     return min(known, context_window)
 
 
@@ -383,5 +379,5 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
     text = part.get("text")
     if isinstance(text, str):
         yield text
-    if part.get("type", "text") != "text":
+    if part.get("type", "text") != "text" or not MEDIA.isdisjoint(part):
         yield part

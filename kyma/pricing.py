@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kyma.calls import ChatCall, Size
 from kyma.money import Usd, divided, usd
-from kyma.usage import MAX_TOKENS, Usage
+from kyma.usage import MAX_TOKENS, Evidence, Usage
 
 MILLION = 1_000_000
 
@@ -102,19 +102,45 @@ SUMMARY = 65_536
 """Tokens that a compaction may write beside the answer (`wire.anthropic.usage_of`)."""
 
 
-def believable(usage: Usage, call: ChatCall) -> bool:
-    """Whether figures that a provider tells can be those of this call.
+BYTES_PER_TOKEN_AT_MOST = 256
+"""More bytes of text than any token stands for, over a whole answer."""
 
-    A prompt is never nothing, and never more than its worst case and some words of the provider's
-    own. An answer, what was thought for it included, is no longer than was asked for: `max_tokens`
-    is sent with every call.
+
+def billable(told: Usage, call: ChatCall, context_window: int, output_bytes: int) -> Usage | None:
+    """What is billed of the figures that a provider tells of a call; None if they cannot be true.
+
+    What is possible and yet more than was held for (a picture in more pieces, thoughts beyond
+    `max_tokens`) is the provider's doing or our mistake: its caller pays for what was held for.
     """
+    if not _possible(told, call, context_window, output_bytes):
+        return None
     size = call.size
-    most = size.max_output + SPARE_OUTPUT * size.choices
+    most_output = size.max_output + SPARE_OUTPUT * size.choices
     if call.body.get("context_management"):
-        most += SUMMARY
+        most_output += SUMMARY
+    prompt_fits = told.prompt_tokens <= size.worst_input + SPARE_INPUT
+    if prompt_fits and told.completion_tokens <= most_output:
+        return told
+    read, input, written = _within(size.worst_input, told.cache_read, told.input, told.cache_write)
+    output, reasoning = _within(size.max_output, told.output, told.reasoning)
+    return Usage(input, read, written, output, reasoning, Evidence.AT_LEAST)
+
+
+def _possible(told: Usage, call: ChatCall, context_window: int, output_bytes: int) -> bool:
+    """Whether there is a prompt, and tokens for what was said, and none longer than its window."""
+    longest_prompt = max(context_window, call.size.worst_input) + SPARE_INPUT
+    longest_output = context_window * call.size.choices + SUMMARY
     return (
-        plausible(usage)
-        and 0 < usage.prompt_tokens <= size.worst_input + SPARE_INPUT
-        and usage.completion_tokens <= most
+        plausible(told)
+        and 0 < told.prompt_tokens <= longest_prompt
+        and output_bytes <= told.completion_tokens * BYTES_PER_TOKEN_AT_MOST
+        and told.completion_tokens <= longest_output
     )
+
+
+def _within(most: int, *buckets: int) -> list[int]:
+    """Buckets of which all together hold no more than `most`; the first ones are kept first."""
+    kept: list[int] = []
+    for tokens in buckets:
+        kept.append(min(tokens, most - sum(kept)))
+    return kept

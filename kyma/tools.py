@@ -1,4 +1,4 @@
-"""Tools that Anthropic describes: which of them a caller's own program runs, and what they weigh.
+"""Tools that a call may offer: which of them a caller's own program runs, and what they weigh.
 
 Sources: platform.claude.com, the overview of tool use (read on 2026-07-13: what runs where, and the
 tokens of its system prompt by model) and the pages of the bash, text editor and computer use tools.
@@ -34,6 +34,20 @@ others no figure is published.
 def runs_at_the_callers(kind: Any) -> bool:
     """Whether a tool with this `type` costs nothing but the tokens of its description."""
     return kind is None or (isinstance(kind, str) and (kind == "custom" or _is_defined(kind)))
+
+
+OUR_TOOLS = frozenset({"function", "custom"})
+"""Types of tools in OpenAI's dialect that a caller runs, and that cost nothing but their tokens."""
+
+
+def is_the_callers(tool: Mapping[str, Any]) -> bool:
+    """Whether a tool of OpenAI's dialect is a function or a custom one, run by who offers it."""
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if isinstance(name, str) and name.startswith("$"):  # Moonshot's own
+        return False
+    kind = tool.get("type")
+    return function is not None if kind is None else isinstance(kind, str) and kind in OUR_TOOLS
 
 
 def _is_defined(kind: Any) -> bool:

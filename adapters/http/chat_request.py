@@ -87,11 +87,18 @@ def _check_message(where: str, message: Any) -> None:
         missing(f"{where}.content")
     if isinstance(content, list):
         check_count(f"{where}.content", content, MAX_PARTS, "parts")
-        if all(map(_is_part, content)):
-            return
+        for number, part in enumerate(content):
+            _check_part(f"{where}.content[{number}]", part)
+        return
     if content is not None and not isinstance(content, str):
         wrong(f"{where}.content", "a string or an array of objects")
 
 
-def _is_part(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("type", ""), str)
+def _check_part(where: str, part: Any) -> None:
+    """Each part says what it is: some servers guess where it does not, and read a picture."""
+    if not isinstance(part, dict):
+        wrong(where, "an object")
+    if part.get("type") is None:
+        missing(f"{where}.type")
+    if not isinstance(part["type"], str):
+        wrong(f"{where}.type", "a string")

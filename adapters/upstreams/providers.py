@@ -124,6 +124,9 @@ _TABLE = (
     _provider(
         "alibaba",
         "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+        # Its `max_tokens` does not bound what is thought, this does to within ten tokens, from
+        # Qwen3.5-Plus on (help.aliyun.com, chat of the OpenAI-compatible API, 2026-11).
+        max_tokens_field="max_completion_tokens",
         # Code that it runs, and pictures of six times the tokens that the hold is for.
         not_sold=("enable_code_interpreter", "vl_high_resolution_images"),
     ),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from kyma.calls import Dialect
 from kyma.errors import Code, Refusal
-from kyma.media import PICTURE_TOKENS
 from kyma.pricing import PerToken
 from kyma.routing import Route
 
@@ -26,7 +25,6 @@ class Model:
     `max_output_tokens` are tokens; `created` is when it joined the catalogue, in Unix
     seconds. `sampling` is false where the creator refuses `temperature` and `top_p`. `embeds`
     is set where it makes vectors, or may do so: of a local server's models we do not know.
-    `picture_tokens` is the most that it reads of one picture.
     """
 
     id: str
@@ -46,7 +44,6 @@ class Model:
     hot: bool = False
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
-    picture_tokens: int = PICTURE_TOKENS
     capability: str = CHAT
     embeds: bool = False
     created: int = 0
@@ -175,7 +172,6 @@ def _serves_instead(other: Model, model: Model) -> bool:
     """Whether `other` can do all that `model` can, at no higher price."""
     return (
         set(model.input_modalities) <= set(other.input_modalities)
-        and (other.picture_tokens <= model.picture_tokens or not model.vision)
         and (other.tools or not model.tools)
         and other.price.input <= model.price.input
         and other.price.output <= model.price.output

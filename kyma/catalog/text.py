@@ -39,10 +39,6 @@ SEES_FILMS = ("text", "image", "video")
 """Google's also hear, but a sound costs more than text there: $1.00 a million tokens for Gemini 2.5
 and 3 Flash (ai.google.dev, pricing, 2026-07), which no price here covers. So no sound is sold."""
 
-CLAUDE_PICTURE_TOKENS = 4_800
-"""Of one picture from Claude 4.7 on: at most 4,784, of 2,576 pixels along its longer side; before,
-1,568 (platform.claude.com, vision, 2026-08)."""
-
 ALIASES = {
     "best": "qwen-3.6-plus",
     "fast": "qwen-3-32b",
@@ -557,7 +553,6 @@ _CLAUDE = (
         best_for="The hardest agentic and coding work",
         recommended_for=("coding", "agent", "reasoning", "writing"),
         input_modalities=SEES,
-        picture_tokens=CLAUDE_PICTURE_TOKENS,
         sampling=False,
         reasoning=True,
         speed_grade="slow",

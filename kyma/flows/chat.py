@@ -27,7 +27,7 @@ from kyma.money import ZERO, Usd
 from kyma.ports.runtime import Alerts, Chance, Clock, Conversations, HealthBoard, Limiter
 from kyma.ports.storage import StorageUnavailable
 from kyma.ports.upstreams import ChatUpstream, Deadline
-from kyma.pricing import PerToken, believable
+from kyma.pricing import PerToken, billable
 from kyma.routing import UNKNOWN, Affinity, Route, Step, is_half_open, next_step, order, soonest
 from kyma.usage import NOTHING, Attempt, Evidence, Usage, UsageRecord
 
@@ -346,14 +346,16 @@ class Chat:
         self, ticket: Ticket, route: Route, told: Usage | None, output_bytes: int
     ) -> Usage:
         """What to bill: what the upstream told if that can be true, else what we counted."""
+        call = ticket.call
         if told is not None:
-            says_some = told.completion_tokens > 0 or output_bytes == 0
-            if says_some and believable(told, ticket.call):
-                return told
-            self._alerts.implausible_usage(route.provider, route.model, repr(told))
+            usage = billable(told, call, ticket.model.context_window, output_bytes)
+            if usage != told:
+                self._alerts.implausible_usage(route.provider, route.model, repr(told)[:300])
+            if usage is not None:
+                return usage
         return Usage(
-            input=ticket.call.size.likely_input,
-            output=-(-output_bytes // BYTES_PER_TOKEN),
+            input=call.size.likely_input,
+            output=min(-(-output_bytes // BYTES_PER_TOKEN), call.size.max_output),
             evidence=Evidence.AT_LEAST,
         )
 

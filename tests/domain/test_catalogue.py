@@ -11,7 +11,6 @@ from kyma.catalog.text import ALIASES, TEXT_MODELS, cost_of
 from kyma.errors import Code, Refusal
 from kyma.money import MARKUP_PERCENT, usd
 from kyma.pricing import per_token
-from kyma.routing import Route
 
 PROVIDERS = {route.provider for model in TEXT_MODELS for route in model.routes}
 CATALOGUE = Catalogue(TEXT_MODELS, ALIASES, PROVIDERS)
@@ -88,31 +87,6 @@ def test_a_cache_write_costs_a_quarter_more_for_claude_and_nothing_extra_elsewhe
 @each_model
 def test_a_model_takes_the_published_kinds_of_input(model):
     assert model.input_modalities == MODALITIES.get(model.id, ("text",))
-
-
-@each_model
-def test_claude_reads_larger_pictures_from_4_7_on(model):
-    """1,568 tokens at most before, 4,784 since; Google's largest tiling takes 2,580."""
-    most = 4_784 if model.id == "claude-opus-4-7" else 2_580
-    assert most <= model.picture_tokens < most + 100
-
-
-@pytest.mark.parametrize(
-    ("sees", "read", "served"),
-    [(True, 2_600, ["one", "two"]), (True, 2_599, ["one"]), (False, 2_599, ["one", "two"])],
-)
-def test_who_stands_in_reads_no_more_of_a_picture_than_was_held_for(sees, read, served):
-    def row(id, **more):
-        kinds = SEES if sees else ("text",)
-        return replace(
-            BY_ID["gemma-4-31b"],
-            **{"id": id, "input_modalities": kinds, "substitutes": (), **more},
-            routes=(Route("p", id, id, per_token("0", "0")),),
-        )
-
-    rows = [row("one", picture_tokens=read, substitutes=("two",)), row("two")]
-    catalogue = Catalogue(rows, {}, ["p"])
-    assert [route.model for route in catalogue.routes(catalogue.get("one"))] == served
 
 
 @each_model

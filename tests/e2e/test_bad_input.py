@@ -104,6 +104,10 @@ def messages(*said: Any) -> bytes:
     return chat(messages=list(said))
 
 
+def _part(**fields: Any) -> bytes:
+    return chat(messages=[{"role": "user", "content": [fields]}])
+
+
 def _raw(messages_json: str, rest: str = "") -> bytes:
     return f'{{"model": "{MODEL}", "messages": {messages_json}{rest}}}'.encode()
 
@@ -147,7 +151,7 @@ BODIES = {
     "content of a number": (messages({"role": "user", "content": 5}),
                             "invalid_type", "messages[0].content"),
     "content with text parts bare": (messages({"role": "user", "content": ["x"]}),
-                                     "invalid_type", "messages[0].content"),
+                                     "invalid_type", "messages[0].content[0]"),
     "max_tokens of 0": (chat(max_tokens=0), "invalid_value", "max_tokens"),
     "max_tokens below 0": (chat(max_tokens=-1), "invalid_value", "max_tokens"),
     "max_tokens of text": (chat(max_tokens="5"), "invalid_type", "max_tokens"),
@@ -178,9 +182,12 @@ BODIES = {
     "response_format of text": (chat(response_format="json"), "invalid_type", "response_format"),
     "2,000 levels of nesting": (_raw(f"[{USER}]", ', "x": ' + "[" * 2000 + "]" * 2000),
                                 "invalid_json", None),
-    "a part with a list as its type": (chat(messages=[{"role": "user",
-                                                       "content": [{"type": ["a"]}]}]),
-                                       "invalid_type", "messages[0].content"),
+    "a part with a list as its type": (_part(type=["a"]),
+                                       "invalid_type", "messages[0].content[0].type"),
+    "a part without a type": (_part(image_url={"url": "https://x/a.png"}),
+                              "missing_required_parameter", "messages[0].content[0].type"),
+    "a search that a provider runs": (chat(tools=[{"type": "web_search"}]),
+                                      "invalid_value", "tools[0].type"),
     "90,000 tokens in 30 choices": (chat(n=30, max_tokens=30_000, model="gemini-2.5-flash"),
                                     "max_single_request_exceeded", "max_tokens"),
 }  # fmt: skip
@@ -436,8 +443,9 @@ async def test_a_client_that_does_not_finish_its_head_is_told_so_and_let_go(
     refused(await raw(place, *parts, pause_s=0.2), 408, "body_timeout")
 
 
+@pytest.mark.parametrize("begun", [HEAD, b"\r\n", b"\n"], ids=["half a head", "CRLF", "LF"])
 async def test_a_second_request_on_a_connection_has_as_little_time_for_its_head(
-    place: Place,
+    place: Place, begun: bytes
 ) -> None:
     host, port = place.gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -445,7 +453,7 @@ async def test_a_second_request_on_a_connection_has_as_little_time_for_its_head(
         await asyncio.sleep(wait_s)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
         assert b"HTTP/1.1 200" in await reader.readuntil(b'{"status":"ok"}')
-    writer.write(HEAD)
+    writer.write(begun)
     async with asyncio.timeout(5):
         assert b"HTTP/1.1 408" in await reader.read()
     writer.close()

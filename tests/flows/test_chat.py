@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -328,6 +329,7 @@ async def test_where_not_even_the_prompt_fits_no_max_tokens_is_proposed() -> Non
         Usage(input=100, output=2, reasoning=1_000_000),
         Usage(input=1_000_000_000, output=2),  # of 400 bytes
         Usage(input=100, cache_read=1_000_000, output=2),
+        Usage(input=100, output=11_000 + 65_536),  # of a window of 10,000
     ],
 )
 @streamed
@@ -367,6 +369,37 @@ async def test_usage_that_may_be_true_is_billed_as_told(stream: bool, told: Usag
     _, receipt = await serve(world, stream)
     assert receipt.usage == told
     assert world.alerts.heard == []
+
+
+async def test_a_long_text_is_not_one_of_few_tokens() -> None:
+    world = await a_world({"first": [Says(["x" * 1_000], Usage(input=100, output=3))]})
+    _, receipt = await serve(world, False)
+    assert (receipt.usage.output, receipt.usage.evidence) == (100, Evidence.AT_LEAST)
+    assert len(world.alerts.heard) == 1
+    world = await a_world({"first": [Says(["x" * 1_000], Usage(input=100, output=4))]})
+    _, receipt = await serve(world, False)
+    assert (receipt.usage.output, world.alerts.heard) == (4, [])
+
+
+@pytest.mark.parametrize(
+    ("told", "billed"),
+    [
+        (Usage(input=9_000, output=2), Usage(input=408, output=2)),
+        (Usage(9_000, 300, 10, 2), Usage(108, 300, 0, 2)),
+        (Usage(input=100, output=40, reasoning=5_000), Usage(100, output=40, reasoning=60)),
+        (Usage(input=100, output=5_000), Usage(100, output=100)),
+    ],
+)
+@streamed
+async def test_what_is_possible_and_more_than_was_held_for_is_charged_as_held_for(
+    stream: bool, told: Usage, billed: Usage
+) -> None:
+    """400 bytes and 100 tokens were asked for, of a model with a window of 10,000."""
+    world = await a_world({"first": [Says(["12345678"], told)]})
+    _, receipt = await serve(world, stream)
+    assert receipt.usage == replace(billed, evidence=Evidence.AT_LEAST)
+    assert receipt.charged == PRICE.bill(billed)
+    assert [heard[:3] for heard in world.alerts.heard] == [("implausible_usage", "first", "big")]
 
 
 async def test_what_a_compaction_wrote_beside_the_answer_may_be_more_than_was_asked_for() -> None:

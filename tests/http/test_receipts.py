@@ -408,6 +408,11 @@ async def test_a_quote_for_an_endpoint_that_is_none_is_refused(endpoint: Any) ->
         ({"messages": []}, 400, "model"),
         (a_body(max_tokens=0), 400, "max_tokens"),
         (a_body(max_cost="free"), 400, "max_cost"),
+        (
+            a_body(tools=[{"type": "web_search_20250305", "name": "web_search"}]),
+            400,
+            "tools[0].type",
+        ),
         (a_body("unserved"), 503, None),
     ],
 )

@@ -818,6 +818,13 @@ def test_odd_chunks_change_nothing(odd: bytes) -> None:
             tool_call(0, id="a", name="weather", arguments="}"),
             tool_call(1, id="b", name="weather", arguments="{}"),
         ],
+        # whole, and whole once more: at once or after another one
+        [
+            tool_call(0, id="a", name="weather", arguments="{}"),
+            tool_call(0, id="a", name="weather", arguments="{}"),
+            tool_call(0, id="b", name="weather", arguments="{}"),
+            tool_call(0, id="a", name="weather", arguments="{}"),
+        ],
         # the name after the first arguments, arguments as an object
         [
             tool_call(0, id="a", arguments="{"),
@@ -855,6 +862,54 @@ def test_calls_are_told_apart_however_they_are_numbered(deltas: list[dict[str, A
                 tool_call(None, arguments='{"b":2}'),
             ],
             [("weather", '{"a":1}'), ("clock", '{"b":2}')],
+        ),
+        # arguments in none or in the last only
+        (
+            [
+                tool_call(0, name="weather", arguments=""),
+                tool_call(0, name="clock", arguments=""),
+            ],
+            [("weather", "{}"), ("clock", "{}")],
+        ),
+        (
+            [
+                tool_call(0, name="weather"),
+                tool_call(0, name="clock"),
+                tool_call(0, arguments='{"b":2}'),
+            ],
+            [("weather", "{}"), ("clock", '{"b":2}')],
+        ),
+        # the name alone, then an id with all of it, once or with every piece
+        (
+            [
+                tool_call(0, name="weather", arguments=""),
+                tool_call(0, id="a", name="weather", arguments='{"a":1}'),
+            ],
+            [("weather", '{"a":1}')],
+        ),
+        (
+            [
+                tool_call(0, name="weather"),
+                tool_call(0, id="a", name="weather", arguments='{"a"'),
+                tool_call(0, id="a", name="weather", arguments=":1}"),
+                tool_call(0, id="b", name="weather", arguments='{"b":2}'),
+            ],
+            [("weather", '{"a":1}'), ("weather", '{"b":2}')],
+        ),
+        # an id after the first arguments is another call's, if the first one has a name
+        (
+            [
+                tool_call(0, name="weather", arguments='{"a":1}'),
+                tool_call(0, id="b", name="weather", arguments='{"b":2}'),
+            ],
+            [("weather", '{"a":1}'), ("weather", '{"b":2}')],
+        ),
+        (
+            [
+                tool_call(0, arguments='{"a"'),
+                tool_call(0, id="a", name="weather", arguments=":1}"),
+            ],
+            [("weather", '{"a":1}')],
         ),
         # the name again after the end, and nothing more
         (

@@ -25,6 +25,14 @@ PACKED: list[dict[str, Any]] = [
     {"type": "image_url", "image_url": MP3.upper()},
     {"type": "video_url", "video_url": {"url": MP3}},
     {"type": "file", "file": {"filename": "a.pdf", "file_data": MP3}},
+    {"type": "image_url", "image_url": {"url": f" {MP3}"}},
+    {"type": "image_url", "image_url": {"url": "data:application/ogg;base64,AAAA"}},
+    {"type": "image_url", "image_url": {"url": "https://x/a.MP3?b=c"}},
+    {"type": "file", "file": {"filename": "a.wav", "file_data": "AAAA"}},
+    {
+        "type": "file",
+        "file": {"filename": "a.mp3", "file_data": "data:application/octet-stream;base64,AAAA"},
+    },
 ]
 BLOCK = {"type": "document", "source": {"type": "base64", "media_type": "audio/mp3", "data": "A"}}
 HEARING = replace(MODEL, input_modalities=("text", "audio"))
@@ -34,6 +42,8 @@ QUIET: list[dict[str, Any]] = [
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
     {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
     {"type": "file", "file": {"filename": "a.mp3", "file_data": "data:text/plain;base64,AAAA"}},
+    {"type": "image_url", "image_url": {"url": "https://x/a.png?like=b.mp3"}},
+    {"type": "file", "file": {"filename": "a.pdf", "file_data": "AAAA"}},
     {"type": "something_new", "content": ["x", 7, {"type": "text", "text": "x"}]},
     {},
 ]

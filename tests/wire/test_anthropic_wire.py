@@ -709,9 +709,14 @@ def test_betas_cross_as_a_header(fields: dict[str, Any], header: str | None) -> 
 
 def test_no_cache_is_bought_for_an_hour() -> None:
     hour = {"type": "ephemeral", "ttl": "1h"}
+    given = {"cache_control": hour, "min_pixels": 1}
     body = {
         "system": [{"type": "text", "text": 'a "ttl": of text', "cache_control": hour}],
         "messages": [
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "t", "name": "f", "input": given}],
+            },
             {
                 "role": "user",
                 "content": [
@@ -721,7 +726,7 @@ def test_no_cache_is_bought_for_an_hour() -> None:
                         "content": [{"type": "text", "text": "x", "cache_control": hour}],
                     }
                 ],
-            }
+            },
         ],
         "tools": [
             {"name": "ttl", "input_schema": {"properties": {"ttl": {}}}, "cache_control": hour}
@@ -731,7 +736,8 @@ def test_no_cache_is_bought_for_an_hour() -> None:
     sent = orjson.loads(anthropic.request(call, "claude-haiku-4-5"))
     mark = {"type": "ephemeral"}
     assert sent["system"][0] == {"type": "text", "text": 'a "ttl": of text', "cache_control": mark}
-    assert sent["messages"][0]["content"][0]["content"][0]["cache_control"] == mark
+    assert sent["messages"][0]["content"][0]["input"] == given
+    assert sent["messages"][1]["content"][0]["content"][0]["cache_control"] == mark
     assert sent["tools"][0]["cache_control"] == mark
     assert sent["tools"][0]["input_schema"] == {"properties": {"ttl": {}}}
     assert hour == {"type": "ephemeral", "ttl": "1h"}, "the caller's own body was changed"

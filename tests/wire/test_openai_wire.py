@@ -296,6 +296,8 @@ def test_an_empty_error_is_none(nothing: object) -> None:
         ({"reasoning_content": "hm"}, 2),
         ({"reasoning": "hm"}, 2),
         ({"refusal": "no"}, 2),
+        ({"content": "hello", "reasoning_content": "hm"}, 7),
+        ({"content": "hello", "tool_calls": [{"index": 0}]}, 5 + len('[{"index":0}]')),
     ],
 )
 def test_all_that_the_model_produced_is_weighed(delta: dict[str, Any], weight: int) -> None:
@@ -307,6 +309,104 @@ def test_tool_calls_weigh_at_least_their_arguments() -> None:
     read = Read(sse(event({"tool_calls": [call]}), event({}, "tool_calls")))
     assert read.output_bytes > len('{"city": "Oslo"}')
     assert read.bodies[0]["choices"][0]["delta"]["tool_calls"] == [call]
+
+
+def piece(index: int | None, arguments: Any = ..., **fields: Any) -> dict[str, Any]:
+    """A piece of a call, without what is not told of it."""
+    function = {"name": fields.pop("name", ...), "arguments": arguments}
+    told = {name: value for name, value in function.items() if value is not ...}
+    return {"index": index, **fields, "function": told}
+
+
+@pytest.mark.parametrize("none", [{}, {"id": None}, {"id": ""}])
+@pytest.mark.parametrize(("said", "text"), [({"x": 1}, '{"x":1}'), ('{"x": 1}', '{"x": 1}')])
+def test_a_client_can_answer_every_call_of_a_whole_answer(
+    none: dict[str, Any], said: Any, text: str
+) -> None:
+    calls = [
+        {**none, "type": "function", "function": {"name": "f", "arguments": said}},
+        {"id": "theirs", "type": "function", "function": {"name": "g", "arguments": None}},
+        {**none, "type": "function", "function": {"name": "h"}},
+    ]
+    choice = {"message": {"content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}
+    answer = openai.answer(orjson.dumps({"choices": [choice]}), MODEL, ID)
+    assert answer.output_bytes == len(orjson.dumps(calls)), "ours is not the model's to bill"
+    told = answer.body["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]) for call in told] == [
+        (f"call_{ID}_0", {"name": "f", "arguments": text}),
+        ("theirs", {"name": "g", "arguments": "{}"}),
+        (f"call_{ID}_2", {"name": "h", "arguments": "{}"}),
+    ]
+
+
+@pytest.mark.parametrize("none", [{}, {"id": None}, {"id": ""}])
+@pytest.mark.parametrize(
+    ("pieces", "ids", "texts"),
+    [
+        # in one piece
+        ([piece(0, '{"x":1}', name="f")], ["s0"], ['{"x":1}']),
+        ([piece(0, {"x": 1}, name="f")], ["s0"], ['{"x":1}']),
+        ([piece(0, {}, name="f")], ["s0"], ["{}"]),
+        # the id comes with the first arguments, and only then
+        (
+            [piece(0, "", name="f"), piece(0, '{"x"'), piece(0, ":1}")],
+            [None, "s0", None],
+            ["", '{"x"', ":1}"],
+        ),
+        # each call has one of its own
+        (
+            [piece(0, "{}", name="f"), piece(1, "{", name="f"), piece(1, "}")],
+            ["s0", "s1", None],
+            ["{}", "{", "}"],
+        ),
+    ],
+)
+def test_a_client_can_answer_every_call_of_a_stream(
+    none: dict[str, Any], pieces: list[dict[str, Any]], ids: list[Any], texts: list[str]
+) -> None:
+    deltas = [{"tool_calls": [{**none, **told}]} for told in pieces]
+    read = Read(sse(*map(event, deltas), event({}, "tool_calls")))
+    told = [body["choices"][0]["delta"]["tool_calls"][0] for body in read.bodies[:-1]]
+    made = [id and f"call_{ID}_{id}" for id in ids]
+    assert [call.get("id") or None for call in told] == made
+    assert [call["function"]["arguments"] for call in told] == texts
+    assert {body["id"] for body in read.bodies} == {f"chatcmpl-{ID}"}
+    assert read.output_bytes == sum(len(orjson.dumps(delta["tool_calls"])) for delta in deltas)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [piece(0, "", id="a", name="f"), piece(0, '{"x"'), piece(0, ":1}", id="")],
+        [piece(0, name="f"), piece(0, "{}", id="a", name="f")],
+        [piece(None, "{}", id="a", name="f"), piece(None, " ")],
+        [{"index": 0, "function": None}, {"index": 0}],
+    ],
+)
+def test_calls_that_have_their_ids_pass_as_they_came(pieces: list[dict[str, Any]]) -> None:
+    mended = {"tool_calls": [piece(7, {}, name="f")]}
+    deltas = [mended, *({"tool_calls": [7, told]} for told in pieces)]
+    theirs = [json.dumps(json.loads(event(delta))).encode() for delta in deltas]  # with blanks
+    ours = [
+        payload.replace(b'"id": "theirs"', b'"id":"chatcmpl-%s"' % ID.encode()).replace(
+            b'"model": "their-model"', b'"model":"%s"' % MODEL.encode()
+        )
+        for payload in theirs
+    ]
+    assert Read(sse(*theirs)).payloads[1:] == ours[1:]
+
+
+def test_calls_of_other_choices_have_ids_of_their_own() -> None:
+    calls = [{}, {}, {"id": "theirs"}]
+    choices = [
+        {"index": n, "delta": {"tool_calls": [piece(0, "{}", name="f", **call)]}}
+        for n, call in enumerate(calls)
+    ]
+    read = Read(sse(event(choices=[*choices, {"index": 3, "delta": {}}])), choices=4)
+    *told, last = read.bodies[0]["choices"]
+    ids = [choice["delta"]["tool_calls"][0]["id"] for choice in told]
+    assert ids == [f"call_{ID}_s0", f"call_{ID}_s1", "theirs"]
+    assert last["delta"] == {}
 
 
 # Our names
@@ -637,7 +737,8 @@ def test_a_number_of_any_length_passes_whole_streamed_and_in_history() -> None:
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     raw = json.dumps({"created": LONG, "choices": [choice]}).encode()
     whole = openai.answer(raw, MODEL, ID)
-    assert (whole.body["created"], whole.body["choices"]) == (LONG, [choice])
+    (told,) = whole.body["choices"][0]["message"]["tool_calls"]
+    assert (whole.body["created"], told["function"]["arguments"]) == (LONG, f'{{"id":{LONG}}}')
     read = Read(*(b"data: %s\n\n" % json.dumps(told).encode() for told in chunks_with(LONG)))
     assert [body["created"] for body in read.bodies] == [LONG, LONG, LONG]
     assert read.text == "hi"

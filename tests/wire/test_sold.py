@@ -46,6 +46,8 @@ BOUGHT = [
     ("alibaba", {"search_options": {"forced_search": True}}),
     ("alibaba", {"enable_code_interpreter": True}),
     ("alibaba", {"vl_high_resolution_images": True}),
+    ("deepinfra", {"mm_processor_kwargs": {"max_pixels": 10**9}}),
+    ("local", {"media_io_kwargs": {"video": {"num_frames": 10**6}}}),
     ("groq", {"compound_custom": {"tools": {"enabled_tools": ["web_search"]}}}),
     ("groq", {"search_settings": {"include_domains": ["x"]}}),
     ("together", {"safety_model": "meta-llama/Llama-Guard-4-12B"}),
@@ -64,6 +66,28 @@ def test_a_field_that_spends_our_money_is_not_sent(provider: str, fields: dict[s
 def test_what_several_providers_bill_is_sent_to_none(provider: str) -> None:
     fields = {"service_tier": "priority", "web_search_options": {}, "enable_search": True}
     assert not {*fields} & {*sent(provider, **fields, plugins=[1], models=["x"], fallbacks=["y"])}
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_thoughts_are_bounded_where_max_tokens_bounds_the_text_alone(field: str) -> None:
+    body = sent("alibaba", **{field: 16})
+    assert (body["max_completion_tokens"], "max_tokens" in body) == (16, False)
+
+
+def test_a_picture_is_looked_at_as_finely_as_is_sold() -> None:
+    fine = {"min_pixels": 1, "max_pixels": 16_777_216}
+    picture = {"type": "image_url", "image_url": {"url": "https://x/a.png", **fine}, **fine}
+    film = {"type": "video_url", "video_url": {"url": "https://x"}, "total_pixels": 9, "fps": 2}
+    arguments = {"max_pixels": 5, "cache_control": {"ttl": "1h"}}
+    said = {"role": "user", "content": [picture, film]}
+    called = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"x": arguments}}]}
+    body = sent("alibaba", messages=[said, called], tools=[TOOL])
+    assert body["messages"][0]["content"] == [
+        {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
+        {"type": "video_url", "video_url": {"url": "https://x"}, "fps": 2},
+    ]
+    assert body["messages"][1] == called
+    assert picture["max_pixels"] == 16_777_216, "the caller's own body was changed"
 
 
 def test_fields_that_nobody_knows_still_reach_the_model() -> None:

@@ -380,7 +380,7 @@ def test_a_tool_s_arguments_stream_as_they_come() -> None:
         # without ids
         (
             [piece(0, '{"a":1}', name="f"), piece(0, '{"b":2}', name="f")],
-            [(f"call_{ID}_0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
+            [(f"call_{ID}_s0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
         ),
         # id and name with every piece
         (
@@ -392,7 +392,7 @@ def test_a_tool_s_arguments_stream_as_they_come() -> None:
             [
                 piece(0, '{"a":1}', name="f"), piece(0, '{"b":', name="f"), piece(0, "2}"),
             ],
-            [(f"call_{ID}_0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
+            [(f"call_{ID}_s0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
         ),
         # the name once more after the end, and nothing else
         (
@@ -405,7 +405,45 @@ def test_a_tool_s_arguments_stream_as_they_come() -> None:
                 piece(0, '{"a":1}', name="f"), piece(0, "", name="f"), piece(0, '{"b":'),
                 piece(0, "2}"),
             ],
-            [(f"call_{ID}_0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
+            [(f"call_{ID}_s0", "f", '{"a":1}'), (f"call_{ID}_1", "f", '{"b":2}')],
+        ),
+        # without ids, and arguments in none or in the last only
+        (
+            [piece(0, "", name="f"), piece(0, "", name="g")],
+            [(f"call_{ID}_0", "f", {}), (f"call_{ID}_1", "g", {})],
+        ),
+        (
+            [piece(0, name="f"), piece(0, name="g"), piece(0, '{"b":2}')],
+            [(f"call_{ID}_0", "f", {}), (f"call_{ID}_s0", "g", '{"b":2}')],
+        ),
+        # the name alone, then an id with all of it, once or with every piece
+        (
+            [piece(0, "", name="f"), piece(0, '{"a":1}', id="a", name="f")],
+            [(f"call_{ID}_0", "f", '{"a":1}')],
+        ),
+        (
+            [
+                piece(0, name="f"), piece(0, '{"a"', id="a", name="f"),
+                piece(0, ":1}", id="a", name="f"), piece(0, '{"b":2}', id="b", name="f"),
+            ],
+            [(f"call_{ID}_0", "f", '{"a":1}'), ("b", "f", '{"b":2}')],
+        ),
+        # the name alone, then an id with another name
+        (
+            [piece(0, name="f"), piece(0, '{"b":2}', id="b", name="g")],
+            [(f"call_{ID}_0", "f", {}), ("b", "g", '{"b":2}')],
+        ),
+        # whole, and whole once more: at once or after another one
+        (
+            [piece(0, '{"a":1}', id="a", name="f"), piece(0, '{"a":1}', id="a", name="f")],
+            [("a", "f", '{"a":1}')],
+        ),
+        (
+            [
+                piece(0, '{"a":1}', id="a", name="f"), piece(0, '{"b":2}', id="b", name="f"),
+                piece(0, '{"a":1}', id="a", name="f"),
+            ],
+            [("a", "f", '{"a":1}'), ("b", "f", '{"b":2}')],
         ),
         # no arguments at all
         (
@@ -431,6 +469,26 @@ def test_parallel_calls_come_apart_however_they_are_sent(
     told = as_messages(sse(*deltas, finish="tool_calls"))
     assert [(use["id"], use["name"], use["input"]) for use in told.content] == inputs
     assert told.ending["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize(
+    ("deltas", "inputs"),
+    [
+        (
+            [piece(0, '{"a":1}', name="f"), piece(0, '{"b":2}', id="b", name="f")],
+            [(f"call_{ID}_0", '{"a":1}'), ("b", '{"b":2}')],
+        ),
+        ([piece(0, '{"a"'), piece(0, ":1}", id="a", name="f")], [("a", '{"a":1}')]),
+    ],
+)
+def test_an_id_after_the_first_arguments_is_another_call_s_if_the_first_has_a_name(
+    deltas: list[Any], inputs: list[Any]
+) -> None:
+    choices = [{"delta": delta} for delta in deltas] + [{"finish_reason": "tool_calls"}]
+    events = [b"data: " + orjson.dumps({"choices": [choice]}) for choice in choices]
+    told = Told()
+    told.take(StreamAsMessages(MODEL, ID).take(Chunk(events, 0, True, None)))
+    assert [(use["id"], use["input"]) for use in told.content] == inputs
 
 
 def test_what_is_said_during_a_call_is_said_after_it() -> None:

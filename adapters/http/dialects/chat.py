@@ -8,6 +8,7 @@ import orjson
 
 from adapters.http.chat_request import check
 from adapters.http.dialects.sounds import check_sounds
+from adapters.http.dialects.unsold import check_tools
 from adapters.http.errors import envelope
 from kyma.calls import ChatCall, size_of
 from kyma.catalog.model import Model
@@ -33,14 +34,15 @@ class ChatCompletions:
         return name
 
     def call(self, body: dict[str, Any], model: Model) -> ChatCall:
-        """The body as it came; raises `Refusal` for a sound that its model is not sold."""
+        """The body as it came; raises `Refusal` for a tool or a sound that is not sold."""
+        check_tools(body.get("tools"))
         check_sounds(body, model)
         return ChatCall(
             body,
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=asks_for_usage(body),
-            size=size_of(body, model.context_window, model.picture_tokens),
+            size=size_of(body, model.context_window),
         )
 
     def whole(self, served: Served) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from adapters.http.complaints import MAX_INT, MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
-from adapters.http.dialects.messages_unsold import check_servers, check_tool, refuse_thread
 from adapters.http.dialects.sounds import check_sounds
+from adapters.http.dialects.unsold import check_servers, check_tool, refuse_thread
 from adapters.http.errors import status_of
 from adapters.json_text import json_bytes
 from kyma.calls import ChatCall, Dialect, size_of_messages
@@ -58,13 +58,13 @@ class Messages:
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=True,
-            size=size_of_messages(body, model.context_window, model.picture_tokens),
+            size=size_of_messages(body, model.context_window),
             dialect=Dialect.MESSAGES,
         )
 
     def count(self, body: dict[str, Any], model: Model) -> int:
         """The likely input tokens: an estimate, four bytes a token and a fixed sum per image."""
-        return size_of_messages(body, model.context_window, model.picture_tokens).likely_input
+        return size_of_messages(body, model.context_window).likely_input
 
     def whole(self, served: Served) -> dict[str, Any]:
         """The message with its usage."""

@@ -71,7 +71,7 @@ class Responses:
             model.id,
             stream=bool(body.get("stream")),
             wants_usage=False,
-            size=size_of(said.body, model.context_window, model.picture_tokens),
+            size=size_of(said.body, model.context_window),
             echo=said.echo,
             names=said.names,
             logprobs=said.logprobs,

@@ -151,8 +151,9 @@ class _Call:
         self._emit = output.emit
         self.index = -1
         self.call_id = ""
+        self.given = ""
         self.name = ""
-        self.again = False
+        self._again = False
         self._tool: Tool | None = None
         self._arguments: list[str] = []
 
@@ -164,7 +165,7 @@ class _Call:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever told of it."""
-        return self._tool is None and not self.call_id and not self._arguments
+        return self._tool is None and not self.given and not self._arguments
 
     @property
     def is_whole(self) -> bool:
@@ -177,9 +178,27 @@ class _Call:
         except (msgspec.DecodeError, RecursionError):
             return False
 
-    def add(self, call_id: str, name: str, arguments: str) -> None:
+    def is_followed_by(self, id: str, name: str, arguments: str) -> bool:
+        """Whether a piece under its number begins another call.
+
+        Another name always does, and so does another id with a name: the first one that comes
+        before any arguments is only late. Without an id the same name tells after the end of the
+        first call; some providers merely repeat it there: then arguments have to follow.
+        """
+        if id and id == self.given:
+            return False
+        if name and self.name and name != self.name:
+            return True
+        if id:
+            return bool(name and (self.given or (self.name and self._arguments)))
+        if not (name or self._again) or not self.is_whole:
+            return False
+        self._again = True
+        return bool(arguments.strip())
+
+    def add(self, id: str, name: str, arguments: str) -> None:
         """Whatever of it is known by now; an id or a name that comes again is not looked at."""
-        self.call_id = self.call_id or call_id
+        self.given = self.given or id
         if self._tool is None and name:
             self.name = name
             self.open(name)
@@ -191,7 +210,7 @@ class _Call:
         """Add the item to the output."""
         self.index = self._output.take_place()
         self._tool = self._output.names.get(name) or Tool(FUNCTION, name)
-        self.call_id = self.call_id or f"call_{self._output.id}_{self.index}"
+        self.call_id = self.given or f"call_{self._output.id}_{self.index}"
         self._emit(
             "response.output_item.added",
             {"output_index": self.index, "item": self._item("in_progress", "")},
@@ -334,28 +353,30 @@ class Output:
     def _called(self, told: Mapping[str, Any]) -> None:
         function = told.get("function")
         function = function if isinstance(function, dict) else {}
-        call_id, name = _string(told.get("id")), _string(function.get("name"))
+        id, name = _string(told.get("id")), _string(function.get("name"))
         arguments = _arguments(function.get("arguments"))
-        call = self._call_of(told.get("index"), call_id, name, arguments)
+        call = self._call_of(told.get("index"), id, name, arguments)
+        if id and name and id == call.given and call.is_whole:
+            return  # some providers tell the whole call once more
         name = name or call.name  # a call that was only announced by its name
         if name and not call.is_open:
             self._hush()
-        call.add(call_id, name, arguments)
+        call.add(id, name, arguments)
 
-    def _call_of(self, index: Any, call_id: str, name: str, arguments: str) -> _Call:
+    def _call_of(self, index: Any, id: str, name: str, arguments: str) -> _Call:
         """Which call is meant. Google's chat dialect numbers parallel calls all 0 (2026-03)."""
         place = index if type(index) is int else None
         if place is None:
             place = max(self._places, default=0)
         known = self._places.get(place)
-        if known is None or _is_next(known, call_id, name, arguments):
-            self._places[place] = self._other_than(known, call_id)
+        if known is None or known.is_followed_by(id, name, arguments):
+            self._places[place] = self._other_than(known, id)
         return self._places[place]
 
-    def _other_than(self, known: _Call | None, call_id: str) -> _Call:
+    def _other_than(self, known: _Call | None, id: str) -> _Call:
         """The call of this id, if its number is another one's by now; else a new one."""
         for call in self._calls:
-            if known is not None and call_id and call.call_id == call_id:
+            if known is not None and id and call.given == id:
                 return call
         call = _Call(self)
         call.name = known.name if known is not None else ""
@@ -379,20 +400,6 @@ class Output:
                 others = [_logprob(other) for other in others if isinstance(other, dict)]
                 shown.append({**_logprob(token), "top_logprobs": others})
         return shown
-
-
-def _is_next(known: _Call, call_id: str, name: str, arguments: str) -> bool:
-    """Whether a piece under a known call's number begins another one.
-
-    Without an id only a name after the end of the first one tells. Where that is the same name
-    and nothing else, some providers merely repeat it: then arguments have to follow.
-    """
-    if call_id:
-        return bool(name and known.call_id) and known.call_id != call_id
-    if not (name or known.again) or not known.is_whole:
-        return False
-    known.again = True
-    return bool(arguments.strip()) or (bool(name) and name != known.name)
 
 
 def _logprob(token: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import orjson
 from adapters.json_text import json_bytes
 from adapters.upstreams.wire import faults
 from adapters.upstreams.wire.jsons import UNREADABLE, check, read, written
-from adapters.upstreams.wire.sold import cached_for_minutes, check_claude_tools
+from adapters.upstreams.wire.sold import as_sold, check_claude_tools
 from adapters.upstreams.wire.sse import Splitter
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Fault, UpstreamError
 from kyma.usage import Usage
@@ -92,7 +92,7 @@ def request(call: ChatCall, upstream_model: str) -> bytes:
     messages = [_mended(message) for message in body.get("messages") or ()]
     body["messages"] = [message for message in messages if message is not None]
     _suit(body, upstream_model)
-    return cached_for_minutes(json_bytes(body))
+    return as_sold(json_bytes(body))
 
 
 def _mended(message: Any) -> Any:

@@ -3,7 +3,7 @@
 Pure. They are Anthropic's; OpenRouter takes them for the Claude models that it resells, in
 OpenAI's dialect: on a body, a message, a part of its content, a tool (openrouter.ai/docs: prompt
 caching, and its API's types, 2026-11). Everybody else caches without them, and several refuse a
-field that they do not know. `sold.cached_for_minutes` bounds how long a marked prefix lives.
+field that they do not know. `sold.as_sold` bounds how long a marked prefix lives.
 """
 
 from __future__ import annotations
@@ -53,27 +53,39 @@ def without_marks(raw: bytes) -> bytes:
     if b'"cache_control"' not in raw:
         return raw
     body = msgspec.json.decode(raw)
-    for message in _objects(body.get("messages")):
+    for message in objects(body.get("messages")):
         _unmark(message)
-    for place in _places(body):
+    for place in _heads(body):
         place.pop(FIELD, None)
     return json_bytes(body)
 
 
+def places(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Wherever a mark may stand, in either dialect: not in what a tool was given, or is to be."""
+    yield from _heads(body)
+    waiting = [*objects(body.get("system")), *objects(body.get("messages"))]
+    while waiting:
+        place = waiting.pop()
+        yield place
+        waiting += objects(place.get("content"))
+        waiting += [inner for inner in objects([place.get("source")]) if "content" in inner]
+
+
 def _unmark(message: dict[str, Any]) -> None:
     message.pop(FIELD, None)
-    parts = _objects(message.get("content"))
+    parts = objects(message.get("content"))
     marked = [part for part in parts if part.pop(FIELD, None) is not None]
     if marked and marked == message["content"] and [{*part} for part in marked] == [PLAIN]:
         message["content"] = marked[0]["text"]
 
 
-def _places(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _heads(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield body
-    for tool in [*_objects(body.get("tools")), *_objects(body.get("functions"))]:
+    for tool in [*objects(body.get("tools")), *objects(body.get("functions"))]:
         yield tool
-        yield from _objects([tool.get("function"), tool.get("custom")])
+        yield from objects([tool.get("function"), tool.get("custom")])
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; [] for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

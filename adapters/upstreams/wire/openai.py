@@ -18,8 +18,9 @@ from adapters.upstreams.wire.endings import ending_of
 from adapters.upstreams.wire.faults import check_told, error_in_body, failure
 from adapters.upstreams.wire.jsons import UNREADABLE, read, written
 from adapters.upstreams.wire.marks import without_marks
-from adapters.upstreams.wire.sold import NOT_SENT, cached_for_minutes, check_tools, is_another
+from adapters.upstreams.wire.sold import NOT_SENT, as_sold, check_tools, is_another
 from adapters.upstreams.wire.sse import Splitter
+from adapters.upstreams.wire.translation_streams import arguments_of, objects
 from adapters.upstreams.wire.usage import usage_of
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 
@@ -103,7 +104,7 @@ def request(
             "include_usage": True,
         }
     raw = json_bytes(body)
-    return cached_for_minutes(raw if marks else without_marks(raw))
+    return as_sold(raw if marks else without_marks(raw))
 
 
 def _without_thoughts(message: Any) -> Any:
@@ -138,7 +139,11 @@ def answer(
         body.pop(name, None)
     told = usage_of(body.pop("usage", None))
     said = _said if dialect is Dialect.CHAT else _written
-    return ChatAnswer(body, told, sum(said(_ended(choice)) for choice in choices))
+    output_bytes = sum(said(_ended(choice)) for choice in choices)
+    if dialect is Dialect.CHAT:
+        for choice in choices:
+            _make_answerable(choice["message"].get("tool_calls"), f"call_{id}")
+    return ChatAnswer(body, told, output_bytes)
 
 
 def _check_model(asked: str, told: Any) -> None:
@@ -184,6 +189,15 @@ def _said(choice: dict[str, Any]) -> int:
         message.get("tool_calls"),
         message.get("refusal"),
     )
+
+
+def _make_answerable(calls: Any, prefix: str) -> None:
+    """Give each call of a message an id and arguments that are text: clients cannot do without."""
+    for place, call in enumerate(objects(calls)):
+        call["id"] = str(call.get("id") or f"{prefix}_{place}")
+        function = call.get("function")
+        if isinstance(function, dict) and not isinstance(function.get("arguments"), str):
+            function["arguments"] = arguments_of(function.get("arguments"))
 
 
 def _written(choice: dict[str, Any]) -> int:
@@ -262,6 +276,37 @@ class Renamer:
         return written(body)
 
 
+class Calls:
+    """Mends the calls of a stream: an id where there is none, arguments as text.
+
+    An id is given with the first arguments and not before, for until then the provider's may
+    come. It is unlike those that translators of the stream make.
+    """
+
+    def __init__(self, id: str) -> None:
+        """`id` is the request's."""
+        self._prefix = f"call_{id}_s"
+        self._with_id: set[tuple[int | str | None, int | None]] = set()
+
+    def mend(self, choice: int | str | None, pieces: Any) -> bool:
+        """Change the pieces of a choice that need it, in place; whether any did."""
+        mended = False
+        for piece in objects(pieces):
+            index, function = piece.get("index"), piece.get("function")
+            function = function if isinstance(function, dict) else {}
+            arguments = function.get("arguments")
+            if isinstance(arguments, dict):
+                arguments = function["arguments"] = arguments_of(arguments)
+                mended = True
+            place = (choice, index if type(index) is int else None)
+            if arguments and not piece.get("id") and place not in self._with_id:
+                piece["id"] = f"{self._prefix}{len(self._with_id)}"
+                mended = True
+            if piece.get("id"):
+                self._with_id.add(place)
+        return mended
+
+
 class StreamDecoder:
     """Server-sent events in, chunks out; knows when the upstream has said all."""
 
@@ -281,6 +326,8 @@ class StreamDecoder:
         self._finished: set[Any] = set()
         self._split = Splitter().feed
         self._misspelt = False
+        self._calls = Calls(id)
+        self._mended = False
         self.said_done = False
 
     @property
@@ -325,7 +372,11 @@ class StreamDecoder:
         if self._misspelt:
             payload = _spelt(payload)
             self._misspelt = False
-        chunk.events.append(b"data: " + self._renamer.rename(payload, event))
+        payload = self._renamer.rename(payload, event)
+        if self._mended:  # only now: the renamer learns from chunks as their provider writes them
+            payload = _with_calls(payload, event.choices)
+            self._mended = False
+        chunk.events.append(b"data: " + payload)
 
     def _see(self, choice: _Choice) -> int:
         """Bytes of output in one choice of a chunk; notes whether it has ended."""
@@ -334,6 +385,9 @@ class StreamDecoder:
         weight = 0
         if choice.delta is not None:
             weight = _delta_weight(choice.delta)
+            if choice.delta.tool_calls:
+                mended = self._calls.mend(choice.index, choice.delta.tool_calls)
+                self._mended = self._mended or mended
             self._seen.add(choice.index)
         elif choice.text is not None:
             weight = _weight(choice.text)
@@ -348,7 +402,8 @@ class StreamDecoder:
 
 def _delta_weight(delta: _Delta) -> int:
     content = delta.content
-    if type(content) is str and content and content.isascii():
+    alone = not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
+    if alone and type(content) is str and content and content.isascii():
         return len(content)
     return _weight(
         content,
@@ -365,6 +420,15 @@ def _without_usage(payload: bytes) -> bytes:
     body = read(payload)
     body.pop("usage", None)
     body.pop("x_groq", None)
+    return written(body)
+
+
+def _with_calls(payload: bytes, choices: list[_Choice]) -> bytes:
+    """A chunk with its tool calls as they are by now."""
+    body = read(payload)
+    for choice, mended in zip(body["choices"], choices, strict=True):
+        if mended.delta is not None and mended.delta.tool_calls:
+            choice["delta"]["tool_calls"] = mended.delta.tool_calls
     return written(body)
 
 

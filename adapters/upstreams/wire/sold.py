@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from adapters.json_text import json_bytes
+from adapters.upstreams.wire.marks import FIELD, places
 from kyma.calls import Fault, UpstreamError
-from kyma.tools import runs_at_the_callers
+from kyma.tools import is_the_callers, runs_at_the_callers
 
 NOT_SENT = frozenset(
     {
@@ -26,12 +27,11 @@ NOT_SENT = frozenset(
         *("search_settings", "plugins"),
         # Other models than the one that was named, at their own prices: OpenRouter, Anthropic.
         *("models", "fallbacks"),
+        # How finely servers of vLLM's kind look at pictures and films.
+        *("mm_processor_kwargs", "media_io_kwargs"),
     }
 )
 """Fields that are sent to no provider. What only one of them knows stands in its row."""
-
-OUR_TOOLS = frozenset({"function", "custom"})
-"""Types of tools that a caller runs, and that cost nothing but their tokens."""
 
 KIND_SHOWN = 64
 """Characters of a tool's type that an error repeats."""
@@ -79,38 +79,30 @@ def not_run(place: int, tool: Any) -> UpstreamError:
     )
 
 
-def is_the_callers(tool: Mapping[str, Any]) -> bool:
-    """Whether a tool of OpenAI's dialect is a function or a custom one, run by who offers it."""
-    function = tool.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if isinstance(name, str) and name.startswith("$"):  # Moonshot's own
-        return False
-    kind = tool.get("type")
-    return function is not None if kind is None else isinstance(kind, str) and kind in OUR_TOOLS
+def as_sold(raw: bytes) -> bytes:
+    """A body without what a mark or a picture in it asks for beyond what is sold.
 
-
-def cached_for_minutes(raw: bytes) -> bytes:
-    """A body without the lives that it asks for its cached prefixes.
-
-    A write that lives an hour costs 2 × input (platform.claude.com, prompt caching, 2026-11) and
-    is sold at the price of one that lives five minutes, 1.25 × input: so that is what is asked
-    for. The cache still lives on with every use.
+    A cached prefix that lives an hour costs 2 × input to write (platform.claude.com, prompt
+    caching, 2026-11) and is sold at the price of one that lives five minutes, 1.25 × input: so
+    that is what is asked for; it still lives on with every use. Pixels that Qwen is told to blow a
+    picture up to make it six times the tokens that are held for (help.aliyun.com, 2026-11).
     """
-    if b'"ttl"' not in raw:
+    if b'"ttl"' not in raw and b'_pixels"' not in raw:
         return raw
     body = msgspec.json.decode(raw)
-    waiting: list[Any] = [body]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            mark = value.get("cache_control")
-            if isinstance(mark, dict):
-                mark.pop("ttl", None)
-            waiting += value.values()
+    for place in places(body):
+        mark = place.get(FIELD)
+        if isinstance(mark, dict):
+            mark.pop("ttl", None)
+        for given in (place, place.get("image_url"), place.get("video_url")):
+            if isinstance(given, dict):
+                for name in PIXELS:
+                    given.pop(name, None)
     return json_bytes(body)
 
+
+PIXELS = ("min_pixels", "max_pixels", "total_pixels")
+"""Fields of a part by which its sender sets how finely a model looks at it."""
 
 _PARTS = re.compile(r"[a-z0-9]+")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters.upstreams.wire.marks import FIELD as MARK
 from adapters.upstreams.wire.marks import mark_last, mark_of
-from adapters.upstreams.wire.sold import is_the_callers, not_run
+from adapters.upstreams.wire.sold import not_run
 from adapters.upstreams.wire.translation_chat import (
     EFFORTS,
     Json,
@@ -34,7 +34,7 @@ from adapters.upstreams.wire.translation_streams import (
     use_of,
 )
 from kyma.calls import ChatCall, Dialect
-from kyma.tools import runs_at_the_callers
+from kyma.tools import is_the_callers, runs_at_the_callers
 
 __all__ = [
     "StreamAsChat",

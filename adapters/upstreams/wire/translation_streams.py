@@ -212,6 +212,8 @@ class _Use:
 
     id: str
     name: str
+    given: str = ""
+    """The provider's id; it is told only where it came before the call was begun."""
     arguments: str = ""
     sent: int = 0
     begun: bool = False
@@ -221,6 +223,24 @@ class _Use:
     def whole(self) -> bool:
         """Whether the arguments are all there: a JSON object that is closed."""
         return self.arguments.rstrip().endswith("}") and RAW_INPUT not in input_of(self.arguments)
+
+    def is_followed_by(self, id: str, name: str, arguments: str) -> bool:
+        """Whether a piece under its index begins another call.
+
+        Another name always does, and so does another id with a name: the first one that comes
+        before any arguments is only late. Without an id the same name tells after the end of the
+        first call; some providers merely repeat it there: then arguments have to follow.
+        """
+        if id and id == self.given:
+            return False
+        if name and self.name and name != self.name:
+            return True
+        if id:
+            return bool(name and (self.given or (self.name and self.arguments)))
+        if not (name or self.again) or not self.whole():
+            return False
+        self.again = True
+        return bool(arguments.strip())
 
 
 @dataclass(slots=True)
@@ -275,10 +295,10 @@ class StreamAsMessages:
         self._begun = False
         self._ended = False
         self._blocks = _Blocks()
-        self._known: dict[Any, _Use] = {}
+        self._known: dict[str, _Use] = {}
         self._waiting: deque[_Use] = deque()
         self._late: list[tuple[str, str]] = []
-        self._uses = 0
+        self._uses: list[_Use] = []
         self._refused = False
 
     def take(self, chunk: Chunk) -> Chunk:
@@ -331,35 +351,28 @@ class StreamAsMessages:
     def _call(self, index: Any, id: Any, function: Any) -> None:
         """Take a piece of a call. Google sends every call of a turn under the same index."""
         function = function if isinstance(function, dict) else {}
-        name, arguments = function.get("name"), function.get("arguments")
-        if isinstance(arguments, dict):
-            arguments = arguments_of(arguments)
-        arguments = arguments if isinstance(arguments, str) else ""
+        id, name, said = str(id or ""), text_of(function.get("name")), function.get("arguments")
+        arguments = arguments_of(said) if isinstance(said, dict) else text_of(said)
         use = self._known.get(repr(index))
-        if use is None or self._is_next(use, id, name, arguments):
-            name = name or (use.name if use is not None else "")
-            use = _Use(str(id or f"call_{self._id}_{self._uses}"), "")
-            self._uses += 1
-            self._known[repr(index)] = use
-            self._waiting.append(use)
-        if isinstance(name, str) and not use.begun:
-            use.name = use.name or name
+        if use is None or use.is_followed_by(id, name, arguments):
+            use = self._known[repr(index)] = self._other_than(use, id)
+        if id and name and id == use.given and use.whole():
+            return  # some providers tell the whole call once more
+        use.given = use.given or id
+        if not use.begun:
+            use.id, use.name = use.given or use.id, name or use.name
         use.arguments += arguments
         self._pass_on()
 
-    @staticmethod
-    def _is_next(use: _Use, id: Any, name: Any, arguments: str) -> bool:
-        """Whether a piece under a known index begins another call.
-
-        Without an id only a name after the end of the first one tells. Where that is the same
-        name and nothing else, some providers merely repeat it: then arguments have to follow.
-        """
-        if id:
-            return bool(name) and use.id != id
-        if not (name or use.again) or not use.whole():
-            return False
-        use.again = True
-        return bool(arguments.strip()) or (bool(name) and name != use.name)
+    def _other_than(self, known: _Use | None, id: str) -> _Use:
+        """The call of this id, if its index is another one's by now; else a new one."""
+        for use in self._uses:
+            if known is not None and id and use.given == id:
+                return use
+        use = _Use(f"call_{self._id}_{len(self._uses)}", known.name if known is not None else "")
+        self._uses.append(use)
+        self._waiting.append(use)
+        return use
 
     def _pass_on(self, *, last: bool = False) -> None:
         """Send what the first waiting call has; the next one begins when that one is whole."""
@@ -384,7 +397,7 @@ class StreamAsMessages:
             for kind, text in self._late:
                 self._say(kind, text)
         self._blocks.close()
-        return _stop(choice, calls=self._uses > 0, refused=self._refused)
+        return _stop(choice, calls=bool(self._uses), refused=self._refused)
 
 
 class StreamAsChat:

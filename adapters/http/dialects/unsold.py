@@ -1,11 +1,12 @@
-"""What Anthropic does beside its models, and this gateway neither does nor sells."""
+"""What providers do beside their models, and this gateway neither does nor sells."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from kyma.errors import Code, Refusal
-from kyma.tools import runs_at_the_callers
+from kyma.tools import is_the_callers, runs_at_the_callers
 
 KIND_SHOWN = 64
 """Characters of a tool's type that its refusal repeats."""
@@ -25,6 +26,24 @@ def check_tool(where: str, kind: Any) -> None:
         "sold here.",
         param=f"{where}.type",
     )
+
+
+def check_tools(tools: Any) -> None:
+    """Refuse a tool of the chat dialect that a provider would run; some also take Anthropic's."""
+    for place, tool in enumerate(tools if isinstance(tools, list) else ()):
+        given = tool if isinstance(tool, Mapping) else {}
+        if not is_the_callers(given) and not ("name" in given and _is_claudes(given)):
+            where = f"tools[{place}].type"
+            raise Refusal(
+                Code.INVALID_VALUE,
+                f"{where} must be `function` or `custom`: tools that a provider runs are not sold "
+                "here.",
+                param=where,
+            )
+
+
+def _is_claudes(tool: Mapping[str, Any]) -> bool:
+    return tool.get("type") is not None and runs_at_the_callers(tool["type"])
 
 
 def check_servers(field: str, servers: Any) -> None:
