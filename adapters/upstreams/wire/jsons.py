@@ -37,5 +37,10 @@ def check(value: Any) -> None:
         raise _broken(error) from error
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; nothing if it is none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def _broken(error: Unwritable) -> UpstreamError:
     return UpstreamError(Fault.BROKEN, f"an answer that cannot be written: {error}")

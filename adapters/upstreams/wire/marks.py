@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from adapters.json_text import json_bytes
+from adapters.upstreams.wire.jsons import objects
 
 FIELD = "cache_control"
 PLAIN = {"type", "text"}
@@ -84,8 +85,3 @@ def _heads(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for tool in [*objects(body.get("tools")), *objects(body.get("functions"))]:
         yield tool
         yield from objects([tool.get("function"), tool.get("custom")])
-
-
-def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; [] for anything else."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -16,11 +16,11 @@ import orjson
 from adapters.json_text import json_bytes
 from adapters.upstreams.wire.endings import ending_of
 from adapters.upstreams.wire.faults import check_told, error_in_body, failure
-from adapters.upstreams.wire.jsons import UNREADABLE, read, written
+from adapters.upstreams.wire.jsons import UNREADABLE, objects, read, written
 from adapters.upstreams.wire.marks import without_marks
 from adapters.upstreams.wire.sold import NOT_SENT, as_sold, check_tools, is_another
 from adapters.upstreams.wire.sse import Splitter
-from adapters.upstreams.wire.translation_streams import arguments_of, objects
+from adapters.upstreams.wire.translation_answers import arguments_of
 from adapters.upstreams.wire.usage import usage_of
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 

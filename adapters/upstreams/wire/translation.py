@@ -1,7 +1,8 @@
 """Between OpenAI's chat dialect and Anthropic's Messages, both ways; the door to the translation.
 
 Pure. Here is a chat as a Messages body, in `translation_chat` the way back, in
-`translation_streams` what models answer. Anthropic refuses unknown fields: only known ones cross.
+`translation_answers` and `translation_streams` what models answer. Anthropic refuses unknown
+fields: only known ones cross.
 """
 
 from __future__ import annotations
@@ -12,9 +13,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from adapters.upstreams.wire.jsons import objects
 from adapters.upstreams.wire.marks import FIELD as MARK
 from adapters.upstreams.wire.marks import mark_last, mark_of
 from adapters.upstreams.wire.sold import not_run
+from adapters.upstreams.wire.translation_answers import (
+    SIGNED,
+    answer_as_chat,
+    answer_as_messages,
+    calls_of,
+    text_of,
+    use_of,
+)
 from adapters.upstreams.wire.translation_chat import (
     EFFORTS,
     Json,
@@ -22,17 +32,7 @@ from adapters.upstreams.wire.translation_chat import (
     cannot,
     messages_to_chat,
 )
-from adapters.upstreams.wire.translation_streams import (
-    SIGNED,
-    StreamAsChat,
-    StreamAsMessages,
-    answer_as_chat,
-    answer_as_messages,
-    calls_of,
-    objects,
-    text_of,
-    use_of,
-)
+from adapters.upstreams.wire.translation_streams import StreamAsChat, StreamAsMessages
 from kyma.calls import ChatCall, Dialect
 from kyma.tools import is_the_callers, runs_at_the_callers
 

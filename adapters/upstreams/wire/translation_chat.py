@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from adapters.json_text import Unwritable, json_bytes
+from adapters.upstreams.wire.jsons import objects
 from adapters.upstreams.wire.marks import is_marked, mark_last, mark_of
 from adapters.upstreams.wire.sold import not_run
-from adapters.upstreams.wire.translation_streams import objects, text_of
+from adapters.upstreams.wire.translation_answers import text_of
 from kyma.calls import ChatCall, Dialect, Fault, UpstreamError
 
 Json = dict[str, Any]
