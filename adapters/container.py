@@ -39,6 +39,7 @@ from adapters.postgres.probes import PostgresProbes
 from adapters.postgres.receipts import PostgresReceipts
 from adapters.postgres.referrals import PostgresReferrals
 from adapters.postgres.reports import PostgresReports
+from adapters.postgres.settlements import PostgresSettlements
 from adapters.postgres.statements import PostgresStatements
 from adapters.postgres.topups import PostgresAlarms, PostgresTopUps
 from adapters.postgres.units import PostgresUnits, make_engine
@@ -79,6 +80,7 @@ from kyma.flows.quote import Quotes
 from kyma.flows.referrals import Referrals, Rewards
 from kyma.flows.repeats import Repeats
 from kyma.flows.sessions import Sessions
+from kyma.flows.settlements import UncreditedPayments
 from kyma.flows.signin import NewOperators, OperatorSignIn
 from kyma.flows.throttle import Throttle
 from kyma.flows.till import Till
@@ -307,6 +309,8 @@ class Container(containers.DeclarativeContainer):
     bell = providers.Singleton(ArqBell, redis)
     outbox = providers.Singleton(PromptOutbox, mails, bell)
     lost_letters = providers.Singleton(LostLetters, mails, bell)
+    settlements = providers.Singleton(PostgresSettlements, units)
+    uncredited_payments = providers.Singleton(UncreditedPayments, settlements)
     printer = providers.Singleton(JinjaPrinter, settings.provided.base_url)
     carrier = providers.Singleton(make_carrier, settings)
     delivery = providers.Singleton(Delivery, mails, printer, carrier, clock, chance)

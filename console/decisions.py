@@ -13,7 +13,7 @@ from console.signin import signed_in
 from console.words import plain
 from kyma.errors import Refusal
 from kyma.flows.overrides import MAX_REASON_LENGTH, CustomerTier
-from kyma.tiers import TIERS, Override
+from kyma.tiers import TIERS
 
 NOTICE = "decision_notice"
 DEFAULT_DAYS = 30
@@ -85,7 +85,7 @@ def asked_reason(key: str, hint: str = "What will the next operator need to know
     )
 
 
-def decide(decision: Coroutine[Any, Any, Override | None], done: str) -> None:
+def decide(decision: Coroutine[Any, Any, object], done: str) -> None:
     """Carry a decision out and start the page anew, or say why not."""
     try:
         wiring.run(decision)

@@ -185,6 +185,7 @@ def uncredited(rows: Sequence[Uncredited]) -> pd.DataFrame:
             "Paid (UTC)": [row.payment.created_at.strftime(MINUTE) for row in rows],
             "Amount": [money(row.payment.amount).replace("$", "") for row in rows],
             "Currency": [row.payment.currency.upper() for row in rows],
+            "Gone back": [money(row.returned).replace("$", "") for row in rows],
             "Why not": [row.refusal for row in rows],
             "Payment": [row.payment.id for row in rows],
             "Account": [row.payment.account_id for row in rows],

@@ -19,6 +19,7 @@ from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
 from kyma.flows.post import LostLetters
 from kyma.flows.referrals import Referrals
+from kyma.flows.settlements import UncreditedPayments
 from kyma.flows.signin import OperatorSignIn
 from kyma.ports.billing import Orders
 from kyma.ports.mail import Mails
@@ -47,6 +48,7 @@ class Console:
     orders: Orders
     mails: Mails
     lost_letters: LostLetters
+    uncredited_payments: UncreditedPayments
 
 
 def console() -> Console:
@@ -92,6 +94,7 @@ def _service() -> Console:
             orders=container.orders(),
             mails=container.mails(),
             lost_letters=container.lost_letters(),
+            uncredited_payments=container.uncredited_payments(),
         )
 
     return run(connect())

@@ -73,7 +73,9 @@ class Code(StrEnum):
     BILLING_OFF = "billing_off"
     PAYMENT_FAILED = "payment_failed"
     PAYMENT_ACTION = "payment_action_required"
+    PAYMENT_NOT_CREDITED = "payment_not_credited"
     PROCESSOR_UNAVAILABLE = "payment_processor_unavailable"
+    SETTING_CHANGED = "setting_changed"
     FORGED_NOTICE = "invalid_signature"
 
     STORAGE_UNAVAILABLE = "storage_unavailable"
@@ -107,8 +109,9 @@ class Refusal(Exception):
 
     `param` names the offending field, `retry_after_s` is honest or absent, `details`
     holds further JSON-ready facts. No refusal is charged: a hold placed for the request
-    has been returned by the time this reaches the edge. The one exception says so by
-    `charged=None`: the settlement was sent and its answer was lost.
+    has been returned by the time this reaches the edge. Two exceptions say so: `charged=None`,
+    for what was sent and whose answer was lost, and `charged=True`, for a card that was charged
+    for what an operator has yet to book or to send back.
     """
 
     def __init__(

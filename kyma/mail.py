@@ -53,6 +53,7 @@ MAY_KNOW: Mapping[Letter, frozenset[str]] = MappingProxyType(
         Letter.WELCOME: frozenset({"credit"}),
         Letter.RECEIPT: frozenset({"balance", "tax", "receipt_url"}),
         Letter.REFUNDED: frozenset({"balance", "reason", "auto_top_up"}),
+        Letter.AUTO_TOP_UP_FAILED: frozenset({"next_try"}),
         Letter.TIER_GRANTED: frozenset({"reason"}),
     }
 )

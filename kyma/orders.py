@@ -49,6 +49,13 @@ class OrderState(StrEnum):
 
 
 WAITING = frozenset({OrderState.OPEN, OrderState.NEEDS_ACTION})
+UNPAID = frozenset({PaymentState.NEEDS_ACTION, PaymentState.FAILED, PaymentState.CANCELED})
+"""A payment in any other state was made, or is on its way: banks may take days."""
+
+NOT_ORDERED = (
+    "Your payment arrived, but it is not what was ordered. An operator books it or sends it back; "
+    "do not pay again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,15 @@ class KnownOrder:
         patience = UNTRACED if self.order.source is Source.CHECKOUT else GRACE
         return now > self.order.created_at + patience
 
+    def is_given_up(self, payment: Payment | None, now: datetime) -> bool:
+        """Whether it waits for nothing any more; `payment` is its payment, just asked for.
+
+        Never while money may be on its way: whoever is told that nothing was paid pays again.
+        """
+        if payment is None:
+            return self.payment_id is None and self.is_over(now)
+        return payment.state in UNPAID and self.is_over(now)
+
 
 @dataclass(frozen=True, slots=True)
 class Customer:
@@ -98,7 +114,7 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a payment does. `order_id` is None if it is not bound to an order of ours.
+    """What a payment does. `order_id` is None if it moves no order of ours.
 
     `refusal` says why a paid one is not credited; the first posting of a credited one is its
     deposit.
@@ -109,6 +125,11 @@ class Ruling:
     state: OrderState
     postings: tuple[Posting, ...] = ()
     refusal: str = ""
+
+    @property
+    def message(self) -> str:
+        """What the order's buyer is told. Why it was refused is for operators."""
+        return NOT_ORDERED if self.state is OrderState.REFUSED else self.payment.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +146,38 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class Uncredited:
-    """A payment that was made and not credited: what an operator must look at."""
+    """A payment that was made and not credited: what an operator must look at.
+
+    `returned` is what has gone back of it, which is less than all of it.
+    """
 
     payment: Payment
     refusal: str
+    returned: Usd = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An operator's end of a payment that was not credited: credit given in its place.
+
+    `account_id` need not be the one that the payment names, nor `amount` what was paid.
+    """
+
+    payment_id: str
+    account_id: str
+    amount: Usd
+    operator: str
+    reason: str
+
+    @property
+    def note(self) -> str:
+        """Why there is this entry; its account may read it."""
+        return f"payment {self.payment_id}: {self.reason}"
+
+    @property
+    def message(self) -> str:
+        """What the order's buyer is told."""
+        return f"Settled by an operator: {decimal_text(self.amount)} dollars of credit."
 
 
 def derived(purpose: str, *names: str) -> str:
@@ -164,9 +213,13 @@ def ruling(known: KnownOrder | None, payment: Payment) -> Ruling:
     """What a payment, as it now stands, does to the order that it names."""
     refusal = _refusal(known, payment)
     paid = payment.state is PaymentState.PAID
-    if known is None or refusal:
+    if known is None or (refusal and not paid):
         return Ruling(payment, None, OrderState.REFUSED, refusal=refusal if paid else "")
     order = known.order
+    if refusal:
+        # Its buyer has paid, and must not be told otherwise.
+        moved = None if known.state is OrderState.CREDITED else order.id
+        return Ruling(payment, moved, OrderState.REFUSED, refusal=refusal)
     if paid:
         postings = tuple(_postings(payment))
         return Ruling(payment, order.id, OrderState.CREDITED, postings)
@@ -204,7 +257,7 @@ def _refusal(known: KnownOrder | None, payment: Payment) -> str:
 
 
 def deposit_id(payment_id: str) -> str:
-    """The id of the entry that credits a payment."""
+    """The id of the one entry that credits a payment: its deposit, or an operator's grant."""
     return derived("deposit", payment_id)
 
 

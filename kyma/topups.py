@@ -6,7 +6,7 @@ Pure. Amounts are nano-dollars; months are calendar months in UTC.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kyma.errors import Code, Refusal
@@ -37,7 +37,7 @@ MAX_CEILING = usd("100000")
 
 @dataclass(frozen=True, slots=True)
 class TopUp:
-    """What an account chose. `message` says why it was switched off, if it was not its choice."""
+    """What an account chose. `message` says why it charges nothing, if that is no choice."""
 
     account_id: str
     enabled: bool
@@ -49,6 +49,12 @@ class TopUp:
     message: str = ""
     tax: Usd = ZERO
     """On top of `amount`, as last reckoned; the ceiling is of both."""
+
+    delays: int = 0
+    """How often in a row the processor did not answer before a charge was begun."""
+
+    revision: int = field(default=0, compare=False)
+    """Changes with each choice and with all that may switch it off: see `may_replace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,24 @@ def _bad(param: str, what: str) -> Refusal:
     return Refusal(Code.INVALID_VALUE, f"`{param}` {what}.", param=param)
 
 
+def may_replace(setting: TopUp, before: TopUp | None, found: TopUp | None) -> bool:
+    """Whether a choice may take the place of what is found, if it was made looking at `before`.
+
+    Not if money went back, a last charge failed or another choice was made since: whoever made
+    this one did not know, and the card would be charged again. Switching off is always possible.
+    """
+    return not setting.enabled or _revision(before) == _revision(found)
+
+
+def in_place_of(found: TopUp | None, setting: TopUp) -> TopUp:
+    """The choice as it is kept, in the place of what was found."""
+    return replace(setting, revision=_revision(found) + 1)
+
+
+def _revision(setting: TopUp | None) -> int:
+    return -1 if setting is None else setting.revision
+
+
 def low_mark(brought: Usd) -> Usd:
     """Below what a balance is low after this much came in: said once by mail, until the next.
 
@@ -110,6 +134,52 @@ def is_due(setting: TopUp, posted: Usd, charged_this_month: Usd, now: datetime) 
     )
 
 
+def is_too_dear(setting: TopUp) -> bool:
+    """Whether not even the first charge of a month is possible, with taxes as last reckoned."""
+    return setting.amount + setting.tax > setting.monthly_ceiling
+
+
+def is_worth_asking(setting: TopUp, posted: Usd, charged_this_month: Usd, now: datetime) -> bool:
+    """Whether to reckon what a charge would cost now: if it is due, or was too dear.
+
+    Taxes that made it too dear may have fallen; nobody finds out who goes by them for ever.
+    """
+    if is_too_dear(setting):
+        setting = replace(setting, tax=ZERO)
+    return is_due(setting, posted, charged_this_month, now)
+
+
+def reckoned(setting: TopUp, tax: Usd, now: datetime) -> TopUp:
+    """The setting once the processor has told what taxes a charge bears now.
+
+    One that is too dear says so, and is reckoned again in the next month.
+    """
+    setting = replace(setting, tax=tax, delays=0)
+    if not setting.enabled:
+        return setting  # why it is off still has to be said
+    if not is_too_dear(setting):
+        return replace(setting, message="")
+    message = (
+        f"Nothing is charged: {decimal_text(setting.amount)} and its taxes ({decimal_text(tax)}) "
+        f"are more than `monthly_ceiling` ({decimal_text(setting.monthly_ceiling)}). Taxes are "
+        "reckoned again in the next month, or when auto top-up is set again."
+    )
+    return replace(setting, not_before=_next_month(now), message=message)
+
+
+def delayed(setting: TopUp, now: datetime) -> TopUp:
+    """The setting once the processor did not answer before a charge was begun.
+
+    Asked again after one, two, four … minutes, and never before it would have been anyway: until
+    it answers, everybody else's top-up would wait for the answer each time.
+    """
+    if not setting.enabled:
+        return setting
+    later = now + pause_after(setting.delays)
+    later = max(later, setting.not_before or later)
+    return replace(setting, delays=setting.delays + 1, not_before=later)
+
+
 def is_last(setting: TopUp) -> bool:
     """Whether one more failure switches it off."""
     return setting.enabled and setting.failures + 1 >= MAX_FAILURES
@@ -124,7 +194,8 @@ def after(setting: TopUp, failure: str | None, now: datetime) -> TopUp:
     failures = setting.failures + 1
     if is_last(setting):
         message = f"Switched off after {failures} failed payments. The last one: {failure}"
-        return replace(setting, enabled=False, failures=failures, not_before=None, message=message)
+        off = replace(setting, enabled=False, failures=failures, not_before=None, message=message)
+        return replace(off, revision=setting.revision + 1)
     pause = PAUSES[min(failures, len(PAUSES)) - 1]
     return replace(setting, failures=failures, not_before=now + pause)
 
@@ -142,6 +213,9 @@ def after_reversals(
         if posting.kind is not Kind.REVERSAL:
             continue
         message = f"Switched off because money went back: {posting.reason}."
+        if outcome is Outcome.DONE:
+            # Though it is off: who is switching it on just now has not heard of this.
+            setting = replace(setting, revision=setting.revision + 1)
         if outcome is Outcome.DONE and setting.enabled:
             setting = replace(setting, enabled=False, not_before=None, message=message)
         if not setting.enabled and setting.message == message:
@@ -161,3 +235,7 @@ def pause_after(resumes: int) -> timedelta:
 def month_of(now: datetime) -> datetime:
     """When the calendar month of `now` began."""
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _next_month(now: datetime) -> datetime:
+    return month_of(month_of(now) + timedelta(days=31))

@@ -184,7 +184,7 @@ def _orders(blueprint: Blueprint, parts: Parts) -> None:
         limiter=Rate.NONE,
         meter=Meter.PURCHASE,
         repeat=Repeat.SAME,
-        errors=(*ASKED, Code.PAYMENT_ACTION, Code.NOT_FOUND),
+        errors=(*ASKED, Code.PAYMENT_ACTION, Code.PAYMENT_NOT_CREDITED, Code.NOT_FOUND),
         body="CardPurchase",
         answers={200: "Order", 202: "Order"},
     )
@@ -277,22 +277,24 @@ def _top_up(blueprint: Blueprint, parts: Parts) -> None:
         description="Below `threshold` the default card is charged `amount`, up to "
         "`monthly_ceiling` in a calendar month (UTC). Three failures in a row switch it off. "
         "What is left out stays as it was. Switching it on counts as a purchase begun, for the "
-        "throttle; money that goes back switches it off, and `message` says so.",
+        "throttle; money that goes back switches it off, and `message` says so. 409 if it was "
+        "switched off or set anew while this request was under way: nothing is changed then.",
         auth=Auth.KEY,
         scope=Scope.BILLING,
         limiter=Rate.NONE,
         meter=Meter.FREE,
-        errors=ASKED,
+        errors=(*ASKED, Code.SETTING_CHANGED),
         body="AutoTopUpSetting",
         answers={200: "AutoTopUp"},
     )
     async def set_top_up() -> Response:
         account = (await signed_in(parts.access)).account_id
         shop, body = open_shop(parts), await json_object()
-        chosen = _chosen(account, body, (await shop.auto.setting(account))[0])
+        before, _ = await shop.auto.setting(account)
+        chosen = _chosen(account, body, before)
         if chosen.enabled:  # else nobody is asked, and switching off is never refused
             await shop.begin(account)
-        await shop.auto.choose(chosen)
+        await shop.auto.choose(chosen, before)
         return _json(topup_json(*await shop.auto.setting(account)))
 
 

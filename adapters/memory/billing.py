@@ -20,7 +20,9 @@ from kyma.orders import (
     OrderState,
     Posting,
     Ruling,
+    Settlement,
     Uncredited,
+    deposit_id,
     returned,
 )
 from kyma.payments import Checkout, Event, Order, Payment, PaymentState
@@ -44,6 +46,9 @@ class MemoryTill:
     payments: dict[str, tuple[Payment, str, str | None]] = field(default_factory=dict)
     """With its refusal and the id of its deposit."""
 
+    settled: set[str] = field(default_factory=set)
+    """Payments that an operator settled by hand."""
+
     events: dict[str, tuple[Event, datetime | None]] = field(default_factory=dict)
     last_round: datetime | None = None
     told: set[str] = field(default_factory=set)
@@ -55,6 +60,14 @@ class MemoryTill:
         self.turn += 1
         self.orders[known.order.id] = known
         self.changed_at[known.order.id] = (self.store.now(), self.turn)
+
+    def is_uncredited(self, payment_id: str) -> bool:
+        """Whether it was paid and is neither credited nor settled, and has not gone back."""
+        if payment_id not in self.payments or payment_id in self.settled:
+            return False
+        payment, _, entry_id = self.payments[payment_id]
+        is_paid = payment.state is PaymentState.PAID and returned(payment) < payment.amount
+        return is_paid and entry_id is None
 
     def process(self, event_id: str) -> None:
         """Mark an event, if it is known."""
@@ -121,7 +134,7 @@ class MemoryOrders:
             payment = replace(payment, state=PaymentState.PAID)
         refused = "" if old is None else old[1]
         entry_id = entry_id or (old[2] if old else None)
-        refusal = "" if entry_id else ruling.refusal
+        refusal = "" if entry_id or payment.id in till.settled else ruling.refusal
         till.payments[payment.id] = (payment, refusal, entry_id)
         outcomes = tuple((posting, self._post(ruling, posting)) for posting in ruling.postings)
         stopped = self._stop_top_ups(payment.account_id, outcomes)
@@ -166,11 +179,11 @@ class MemoryOrders:
             return
         payment = ruling.payment
         known = replace(known, payment_id=payment.id)
-        if known.state in WAITING or ruling.state is OrderState.CREDITED:
+        if known.state in WAITING or ruling.state in {OrderState.CREDITED, OrderState.REFUSED}:
             known = replace(
                 known,
                 state=ruling.state,
-                message=payment.message,
+                message=ruling.message,
                 action_url=payment.action_url,
             )
         self._till.put(known)
@@ -178,14 +191,16 @@ class MemoryOrders:
     async def uncredited(self, limit: int = 100) -> Sequence[Uncredited]:
         """Oldest first."""
         found = [
-            Uncredited(replace(payment, reversals=()), refusal)
-            for payment, refusal, entry_id in self._till.payments.values()
-            if payment.state is PaymentState.PAID
-            and entry_id is None
-            and returned(payment) < payment.amount
+            Uncredited(replace(payment, reversals=()), refusal, returned(payment))
+            for payment, refusal, _ in self._till.payments.values()
+            if self._till.is_uncredited(payment.id)
         ]
         found.sort(key=lambda one: (one.payment.created_at, one.payment.id))
         return [_as_kept(one) for one in found[:limit]]
+
+    async def is_uncredited(self, payment_id: str) -> bool:
+        """By its id."""
+        return self._till.is_uncredited(payment_id)
 
     async def flags(self, limit: int = 100) -> Sequence[Flag]:
         """Newest first."""
@@ -195,6 +210,35 @@ class MemoryOrders:
 def _as_kept(one: Uncredited) -> Uncredited:
     """Without what only the processor remembers."""
     return replace(one, payment=replace(one.payment, message="", action_url=None))
+
+
+class MemorySettlements:
+    """The `Settlements` port."""
+
+    def __init__(self, till: MemoryTill) -> None:
+        self._till = till
+        self._ledger = MemoryLedger(till.store)
+
+    async def settle(self, settlement: Settlement) -> Outcome:
+        """The grant has the id that the deposit would have: the ledger books one of them."""
+        till, id = self._till, settlement.payment_id
+        if not (till.is_uncredited(id) or id in till.settled):
+            return Outcome.NO_ENTRY
+        account = settlement.account_id
+        outcome = await self._ledger.grant(
+            deposit_id(id), account, settlement.amount, settlement.note, settlement.operator
+        )
+        if outcome is not Outcome.DONE:
+            return outcome
+        till.settled.add(id)
+        payment, _, entry_id = till.payments[id]
+        till.payments[id] = (payment, "", entry_id)
+        known = till.orders.get(payment.order_id)
+        if known and known.order.account_id == account and known.state is not OrderState.CREDITED:
+            message, state = settlement.message, OrderState.CREDITED
+            known = replace(known, state=state, payment_id=id, message=message, action_url=None)
+            till.put(known)
+        return outcome
 
 
 class MemoryNotices:

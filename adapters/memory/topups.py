@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from adapters.memory.billing import MemoryTill
@@ -36,9 +36,13 @@ class MemoryTopUps:
         """As chosen."""
         return self.till.top_ups.get(account_id)
 
-    async def choose(self, setting: TopUp) -> None:
-        """In the place of the one before."""
-        self.till.top_ups[setting.account_id] = setting
+    async def choose(self, setting: TopUp, before: TopUp | None) -> bool:
+        """By the rule."""
+        found = self.till.top_ups.get(setting.account_id)
+        allowed = rules.may_replace(setting, before, found)
+        if allowed:
+            self.till.top_ups[setting.account_id] = rules.in_place_of(found, setting)
+        return allowed
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
         """Failed charges took nothing, unless their owner paid them after all."""
@@ -57,10 +61,17 @@ class MemoryTopUps:
 
     async def due(self, limit: int = 100) -> Sequence[TopUp]:
         """By the rule."""
-        found = [setting for setting in self.till.top_ups.values() if await self._is_due(setting)]
-        return found[:limit]
+        rule = rules.is_worth_asking
+        settings = self.till.top_ups.values()
+        return [setting for setting in settings if await self._is(rule, setting)][:limit]
 
-    async def _is_due(self, setting: TopUp) -> bool:
+    async def delay(self, account_id: str) -> None:
+        """By the rule."""
+        setting = self.till.top_ups.get(account_id)
+        if setting is not None:
+            self.till.top_ups[account_id] = rules.delayed(setting, self.till.store.now())
+
+    async def _is(self, rule: Callable[[TopUp, Usd, Usd, datetime], bool], setting: TopUp) -> bool:
         account, now = setting.account_id, self.till.store.now()
         running = any(
             charge.state == "running" and charge.attempt.account_id == account
@@ -68,18 +79,18 @@ class MemoryTopUps:
         )
         charged = await self.charged(account, rules.month_of(now))
         posted = self.till.store.balances[account].posted
-        return not running and rules.is_due(setting, posted, charged, now)
+        return not running and rule(setting, posted, charged, now)
 
     async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together."""
         setting = self.till.top_ups.get(order.account_id)
         if setting is None or setting.amount != order.amount:
             return False
-        setting = self.till.top_ups[order.account_id] = replace(setting, tax=tax)
-        if not await self._is_due(setting):
+        now = self.till.store.now()
+        setting = self.till.top_ups[order.account_id] = rules.reckoned(setting, tax, now)
+        if not await self._is(rules.is_due, setting):
             return False
         self.till.put(KnownOrder(order, customer))
-        now = self.till.store.now()
         attempt = Attempt(order.id, order.account_id, card_id, now)
         resume_at = now + rules.pause_after(0)
         self.charges[order.id] = _Charge(attempt, Usd(order.amount + tax), resume_at)

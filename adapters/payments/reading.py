@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import stripe
@@ -172,26 +174,69 @@ def reversals_of(
 
     Rule: of every reversal, `amount × credit ÷ total` rounded down to the cent was credit, the
     rest tax. A share never depends on other reversals, so that it stays the same for ever.
-    Refunds that together return the whole total leave less than a cent each behind; one more
+    Those that together return the whole total leave less than a cent each behind; one more
     reversal returns it, and exactly the whole credit has gone back.
     """
-    found: list[Reversal] = []
-    refunded = left = 0
-    for refund in refunds:
-        failed = refund.status in {"failed", "canceled"}
-        share = refund.amount * credit // total if total else 0
-        found.append(Reversal(refund.id, of_cents(share), is_dispute=False, reinstated=failed))
-        if not failed:
-            refunded += refund.amount
-            left += share
-    if refunded == total and left < credit:
-        found.append(Reversal(f"{payment_id}_rest", of_cents(credit - left), is_dispute=False))
-    found.extend(
-        _disputed(dispute, min(dispute.amount, total) * credit // total if total else 0)
-        for dispute in disputes
-        if _was_withdrawn(dispute)
+    moved = [
+        _Moved(refund.created, refund.id, refund.amount, False, refund.status in UNDONE)
+        for refund in refunds
+    ]
+    moved.extend(
+        _Moved(one.created, one.id, min(one.amount, total), True, _is_given_back(one))
+        for one in disputes
+        if _was_withdrawn(one)
     )
-    return tuple(found)
+    found = [
+        Reversal(one.id, of_cents(one.share(total, credit)), one.is_dispute, one.is_undone)
+        for one in moved
+    ]
+    # Stripe lists the newest first; of two of one second, too, the earlier one comes first now.
+    return (*found, *_rests(payment_id, total, credit, moved[::-1]))
+
+
+UNDONE = frozenset({"failed", "canceled"})
+"""Refunds that did not arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """Cents that went back; `is_undone` says that they came again."""
+
+    created: int
+    id: str
+    cents: int
+    is_dispute: bool
+    is_undone: bool
+
+    def share(self, total: int, credit: int) -> int:
+        """The cents of it that were credit."""
+        return self.cents * credit // total if total else 0
+
+
+def _rests(payment_id: str, total: int, credit: int, moved: Iterable[_Moved]) -> Iterator[Reversal]:
+    """What roundings leave behind when one reversal makes the whole total gone.
+
+    One that no longer holds, because something came again, is there for ever and undone: it may
+    have been booked while it held. When something came again is not told. So it is looked for
+    with any of that: whatever was together once is among it.
+    """
+    kept = kept_shares = 0
+    undone = {(0, 0)}
+    for one in sorted(moved, key=attrgetter("created")):
+        share = one.share(total, credit)
+        rests: dict[int, bool] = {}
+        for more, shares in undone:
+            left = credit - kept_shares - shares - share
+            if kept + more < total <= kept + more + one.cents and left > 0:
+                rests[left] = rests.get(left, True) and (one.is_undone or more > 0)
+        for left, came_again in sorted(rests.items()):
+            id = f"{payment_id}_rest_{one.id}_{left}"
+            yield Reversal(id, of_cents(left), is_dispute=False, reinstated=came_again)
+        if one.is_undone:
+            undone |= {(more + one.cents, shares + share) for more, shares in undone}
+            undone = {(more, shares) for more, shares in undone if more < total}
+        else:
+            kept, kept_shares = kept + one.cents, kept_shares + share
 
 
 def _was_withdrawn(dispute: stripe.Dispute) -> bool:
@@ -199,11 +244,10 @@ def _was_withdrawn(dispute: stripe.Dispute) -> bool:
     return any(moved.amount < 0 for moved in dispute.balance_transactions)
 
 
-def _disputed(dispute: stripe.Dispute, share: int) -> Reversal:
-    """Given back when it was won, or when what was withdrawn has returned."""
+def _is_given_back(dispute: stripe.Dispute) -> bool:
+    """When it was won, or when what was withdrawn has returned."""
     returned = sum(moved.amount for moved in dispute.balance_transactions) >= 0
-    won = dispute.status == "won" or returned
-    return Reversal(dispute.id, of_cents(share), is_dispute=True, reinstated=won)
+    return dispute.status == "won" or returned
 
 
 def checkout_of(session: stripe.checkout.Session) -> Checkout:

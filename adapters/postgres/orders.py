@@ -91,11 +91,11 @@ MARK_PAYMENT = text(
     UPDATE payments SET returned = :returned,
         entry_id = coalesce(entry_id, CAST(:entry AS uuid)),
         refusal = CASE WHEN coalesce(entry_id, CAST(:entry AS uuid)) IS NULL
-                       THEN :refusal ELSE '' END
+                        AND settled_at IS NULL THEN :refusal ELSE '' END
     WHERE id = :id RETURNING refusal
     """
 )
-MOVES = "state IN ('open', 'needs_action') OR :state = 'credited'"
+MOVES = "state IN ('open', 'needs_action') OR :state IN ('credited', 'refused')"
 ADVANCE = text(
     f"""
     UPDATE orders SET payment_id = :payment, changed_at = clock_timestamp(),
@@ -108,9 +108,12 @@ ADVANCE = text(
 """What has ended is moved by a payment that was paid alone: nothing else is waited for again."""
 
 PROCESSED = text("UPDATE processor_events SET processed_at = now() WHERE id = :id")
+IS_UNCREDITED = "state = 'paid' AND entry_id IS NULL AND settled_at IS NULL AND returned < amount"
 UNCREDITED = text(
-    "SELECT * FROM payments WHERE state = 'paid' AND entry_id IS NULL AND returned < amount"
-    " ORDER BY created_at, id LIMIT :limit"
+    f"SELECT * FROM payments WHERE {IS_UNCREDITED} ORDER BY created_at, id LIMIT :limit"  # noqa: S608 - a constant
+)
+ONE_UNCREDITED = text(
+    f"SELECT EXISTS (SELECT 1 FROM payments WHERE id = :id AND {IS_UNCREDITED})"  # noqa: S608 - a constant
 )
 FLAGS = text(
     "SELECT entry_id::text AS entry_id, account_id::text AS account_id, amount, reason, flagged_at"
@@ -183,7 +186,12 @@ class PostgresOrders:
         """By the index of exactly these."""
         async with self._units.unit() as connection:
             rows = (await connection.execute(UNCREDITED, {"limit": limit})).all()
-        return [Uncredited(_payment(row), row.refusal) for row in rows]
+        return [Uncredited(_payment(row), row.refusal, Usd(row.returned)) for row in rows]
+
+    async def is_uncredited(self, payment_id: str) -> bool:
+        """By primary key."""
+        async with self._units.unit() as connection:
+            return bool(await connection.scalar(ONE_UNCREDITED, {"id": payment_id}))
 
     async def flags(self, limit: int = 100) -> Sequence[Flag]:
         """Newest first."""
@@ -234,7 +242,7 @@ async def _book(connection: AsyncConnection, ruling: Ruling, event_id: str | Non
                 "id": ruling.order_id,
                 "state": ruling.state.value,
                 "payment": payment.id,
-                "message": payment.message,
+                "message": ruling.message,
                 "action_url": payment.action_url,
             },
         )
@@ -271,7 +279,7 @@ async def _stop_top_ups(
     if before is None:
         return frozenset()
     setting, stopped = after_reversals(before, outcomes)
-    if setting != before:
+    if setting.revision != before.revision:
         await put_setting(connection, setting)
     return stopped
 

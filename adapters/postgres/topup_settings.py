@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC
 from typing import Any
 
@@ -13,19 +14,24 @@ from kyma.topups import TopUp
 
 SETTING = """
     t.account_id::text AS account_id, t.enabled, t.threshold, t.amount, t.monthly_ceiling,
-    t.failures, t.not_before, t.message, t.tax
+    t.failures, t.not_before, t.message, t.tax, t.delays, t.revision
 """
 ONE = f"SELECT {SETTING} FROM auto_top_ups t WHERE t.account_id = :account"  # noqa: S608 - a constant
-CHOOSE = text(
+INSERT = text(
     """
-    INSERT INTO auto_top_ups AS t (account_id, enabled, threshold, amount, monthly_ceiling,
-                                   failures, not_before, message, tax)
-    VALUES (:account, :enabled, :threshold, :amount, :monthly_ceiling, :failures, :not_before,
-            :message, :tax)
-    ON CONFLICT (account_id) DO UPDATE SET enabled = excluded.enabled,
-        threshold = excluded.threshold, amount = excluded.amount,
-        monthly_ceiling = excluded.monthly_ceiling, failures = excluded.failures,
-        not_before = excluded.not_before, message = excluded.message, tax = excluded.tax
+    INSERT INTO auto_top_ups (account_id, enabled, threshold, amount, monthly_ceiling,
+                              failures, not_before, message, tax, delays, revision)
+    VALUES (:account_id, :enabled, :threshold, :amount, :monthly_ceiling, :failures, :not_before,
+            :message, :tax, :delays, :revision)
+    ON CONFLICT (account_id) DO NOTHING
+    """
+)
+UPDATE = text(
+    """
+    UPDATE auto_top_ups SET enabled = :enabled, threshold = :threshold, amount = :amount,
+        monthly_ceiling = :monthly_ceiling, failures = :failures, not_before = :not_before,
+        message = :message, tax = :tax, delays = :delays, revision = :revision
+    WHERE account_id = :account_id
     """
 )
 
@@ -39,10 +45,14 @@ async def setting_of(
     return None if row is None else top_up_of(row)
 
 
+async def insert_setting(connection: AsyncConnection, setting: TopUp) -> bool:
+    """The first that its account has; False if another was quicker, which is there then."""
+    return (await connection.execute(INSERT, asdict(setting))).rowcount == 1
+
+
 async def put_setting(connection: AsyncConnection, setting: TopUp) -> None:
-    """In the place of the one before."""
-    values = {name: getattr(setting, name) for name in setting.__slots__}
-    await connection.execute(CHOOSE, {**values, "account": setting.account_id})
+    """In the place of the one before, which the caller has locked."""
+    await connection.execute(UPDATE, asdict(setting))
 
 
 def top_up_of(row: Any) -> TopUp:
@@ -57,4 +67,6 @@ def top_up_of(row: Any) -> TopUp:
         None if row.not_before is None else row.not_before.astimezone(UTC),
         row.message,
         Usd(row.tax),
+        row.delays,
+        row.revision,
     )

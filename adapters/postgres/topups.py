@@ -8,14 +8,20 @@ on balances themselves would have to be written by every hold and settle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.postgres.orders import insert_order
-from adapters.postgres.topup_settings import SETTING, put_setting, setting_of, top_up_of
+from adapters.postgres.topup_settings import (
+    SETTING,
+    insert_setting,
+    put_setting,
+    setting_of,
+    top_up_of,
+)
 from adapters.postgres.units import PostgresUnits
 from kyma import topups as rules
 from kyma.money import Usd
@@ -37,11 +43,13 @@ DUE = text(
       AND (t.not_before IS NULL OR t.not_before <= now())
       AND NOT EXISTS (SELECT 1 FROM top_up_attempts r
                       WHERE r.account_id = t.account_id AND r.state = 'running')
-      AND t.amount + t.tax + ({CHARGED.format(account="t.account_id", since=MONTH)})
-          <= t.monthly_ceiling
+      AND t.amount + CASE WHEN t.amount + t.tax > t.monthly_ceiling THEN 0 ELSE t.tax END
+          + ({CHARGED.format(account="t.account_id", since=MONTH)}) <= t.monthly_ceiling
     ORDER BY t.not_before NULLS FIRST, t.account_id LIMIT :limit
     """  # noqa: S608 - the pieces are constants of this module
 )
+"""By the rule of `kyma.topups.is_worth_asking`."""
+
 NOW = text(
     f"""
     SELECT now() AS now, {POSTED} AS posted,
@@ -114,10 +122,17 @@ class PostgresTopUps:
         async with self._units.unit() as connection:
             return await setting_of(connection, account_id)
 
-    async def choose(self, setting: TopUp) -> None:
-        """In the place of the one before."""
+    async def choose(self, setting: TopUp, before: TopUp | None) -> bool:
+        """By the rule, under the lock that whatever switches it off takes as well."""
         async with self._units.unit() as connection:
-            await put_setting(connection, setting)
+            first = rules.in_place_of(None, setting)
+            if before is None and await insert_setting(connection, first):
+                return True
+            found = await setting_of(connection, setting.account_id, lock=True)
+            if not rules.may_replace(setting, before, found):
+                return False
+            await put_setting(connection, rules.in_place_of(found, setting))
+        return True
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
         """Failed charges took nothing, unless their owner paid them after all."""
@@ -132,6 +147,13 @@ class PostgresTopUps:
             rows = (await connection.execute(DUE, {"limit": limit})).all()
         return [top_up_of(row) for row in rows]
 
+    async def delay(self, account_id: str) -> None:
+        """By the rule and the database's clock."""
+        async with self._units.unit() as connection:
+            setting = await setting_of(connection, account_id, lock=True)
+            if setting is not None:
+                await put_setting(connection, rules.delayed(setting, await _now(connection)))
+
     async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
         """Order and charge together, one after another for an account."""
         values = {"account": order.account_id}
@@ -139,12 +161,12 @@ class PostgresTopUps:
             setting = await setting_of(connection, order.account_id, lock=True)
             if setting is None or setting.amount != order.amount:
                 return False
-            if setting.tax != tax:
-                setting = replace(setting, tax=tax)
-                await put_setting(connection, setting)
             row = (await connection.execute(NOW, values)).one()
             posted, charged = Usd(row.posted), Usd(int(row.charged))
             now = row.now.astimezone(UTC)
+            before, setting = setting, rules.reckoned(setting, tax, now)
+            if setting != before:
+                await put_setting(connection, setting)
             if row.is_running or not rules.is_due(setting, posted, charged, now):
                 return False
             await insert_order(connection, order, customer)
@@ -181,9 +203,7 @@ class PostgresTopUps:
                 return None
             setting = await setting_of(connection, account, lock=True)
             assert setting is not None
-            now = await connection.scalar(text("SELECT now()"))
-            assert now is not None
-            setting = rules.after(setting, failure, now.astimezone(UTC))
+            setting = rules.after(setting, failure, await _now(connection))
             await put_setting(connection, setting)
         return setting
 
@@ -211,6 +231,12 @@ class PostgresAlarms:
                 ),
                 {"account": alarm.account_id, "by": alarm.armed_by},
             )
+
+
+async def _now(connection: AsyncConnection) -> datetime:
+    now = await connection.scalar(text("SELECT now()"))
+    assert isinstance(now, datetime)
+    return now.astimezone(UTC)
 
 
 def _attempt(row: Any) -> Attempt:

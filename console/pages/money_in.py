@@ -10,9 +10,10 @@ import streamlit as st
 
 from console import decisions, frames, wiring
 from console.letters import put_back_form
+from console.settle import settle_form
 
 SHOWN = 100
-AMOUNTS = ("Amount", "Our loss")
+AMOUNTS = ("Amount", "Gone back", "Our loss")
 """Exact text, set flush right like a number."""
 
 
@@ -22,15 +23,15 @@ def page() -> None:
     st.title("Money in")
     st.caption("What needs a person. Each list is empty when everything is well.")
     decisions.say_what_was_done()
-    unpaid = frames.uncredited(wiring.run(console.orders.uncredited(SHOWN)))
+    unpaid = wiring.run(console.orders.uncredited(SHOWN))
     flagged = frames.flags(wiring.run(console.orders.flags(SHOWN)))
     troubled = wiring.run(console.mails.troubled(SHOWN))
     lists = (
         (
             "Paid, not credited",
-            unpaid,
-            "The processor has the money and the books do not. Find out whose it is, or give it "
-            "back at the processor.",
+            frames.uncredited(unpaid),
+            "The processor has the money and the books do not. Give it back at the processor, or "
+            "find out whose it is and settle it by hand.",
             "Every payment is credited.",
         ),
         (
@@ -49,8 +50,10 @@ def page() -> None:
     for column, (title, frame, _, _) in zip(st.columns(len(lists)), lists, strict=True):
         at_least = "≥ " if len(frame) == SHOWN else ""
         column.metric(title, f"{at_least}{len(frame):,}", border=True)
-    for title, frame, meaning, fine in lists:
-        _list(title, frame, meaning, fine)
+    _list(*lists[0])
+    settle_form(unpaid)
+    for others in lists[1:]:
+        _list(*others)
     put_back_form(troubled)
 
 

@@ -19,6 +19,8 @@ from kyma.flows.till import Till, asking
 from kyma.ledger import Kind, Outcome
 from kyma.money import Usd
 from kyma.orders import (
+    NOT_ORDERED,
+    UNPAID,
     WAITING,
     Booked,
     KnownOrder,
@@ -271,7 +273,7 @@ class Credits:
             # Another payment has credited the order meanwhile: now the rule itself says no.
             found = await self._rule(payment)
             if found.postings:
-                found = Ruling(payment, None, OrderState.REFUSED, refusal=str(error))
+                found = Ruling(payment, found.order_id, OrderState.REFUSED, refusal=str(error))
             return found, await self._orders.book(found, event_id)
 
     async def _rule(self, payment: Payment) -> Ruling:
@@ -327,19 +329,22 @@ class Credits:
 
     async def _ask(self, known: KnownOrder) -> None:
         """Ask how an open order stands; give up on one that nobody will pay any more."""
+        payment = None
         if known.handle is not None:
             payment = await self._processor.payment(known.handle)
             if payment is not None:
                 known = await self.apply(payment) or known
         if known.order.source is Source.AUTO_TOP_UP or known.state not in WAITING:
             return  # whoever charges unasked ends what it began
-        if known.is_over(self._clock.now()):
+        if not known.is_given_up(payment, self._clock.now()):
+            return
+        if known.state is OrderState.NEEDS_ACTION and known.payment_id is not None:
+            payment = await self._processor.cancel(known.payment_id)
+        if payment is None or payment.state in UNPAID:
             message = "Nothing was paid in time."
             await self._orders.close(known.order.id, OrderState.CANCELED, message)
-            if known.state is OrderState.NEEDS_ACTION and known.payment_id is not None:
-                payment = await self._processor.cancel(known.payment_id)
-                if payment is not None:
-                    await self.apply(payment)  # its owner may have been quicker
+        if payment is not None:
+            await self.apply(payment)  # its owner may have been quicker
 
     async def uncredited(self) -> Sequence[Uncredited]:
         """Paid, not credited: normally empty."""
@@ -373,6 +378,10 @@ async def _trying(work: Awaitable[object], failures: list[Exception]) -> None:
 def _as_told(known: KnownOrder) -> KnownOrder:
     """The order for its buyer, or why it was not paid and what to do."""
     details = {"order_id": known.order.id}
+    if known.state is OrderState.REFUSED:
+        raise Refusal(
+            Code.PAYMENT_NOT_CREDITED, known.message or NOT_ORDERED, details=details, charged=True
+        )
     if known.state is OrderState.NEEDS_ACTION:
         confirm = "confirm it at `action_url`, or " if known.action_url else ""
         raise Refusal(

@@ -27,11 +27,15 @@ from kyma.ports.payments import (
     UnreadablePayment,
 )
 from kyma.ports.runtime import Chance, Clock
-from kyma.topups import LONG, Attempt, TopUp, check, is_last, month_of
+from kyma.topups import LONG, Attempt, TopUp, check, is_last, month_of, reckoned
 
 SEND_AGAIN_WITHIN = timedelta(hours=20)
 """For so long an order may be sent again: the processor remembers it and charges once."""
 
+CHANGED = (
+    "Auto top-up was set or switched off while this request was under way, and stays as it is now. "
+    "Look at GET /v1/billing/auto-topup, and set it again if you still want it so."
+)
 NO_CARD = "there is no saved card"
 REFUSED = "the payment processor refused it"
 UNFINISHED = frozenset({OrderState.FAILED, OrderState.NEEDS_ACTION, OrderState.CANCELED})
@@ -41,6 +45,12 @@ STUCK = (
     "A charge that was begun at {at:%Y-%m-%d %H:%M} UTC has not ended: the payment processor has "
     "not told what became of it. Nothing more is charged until it has; it is asked again."
 )
+
+UNCREDITED = (
+    "A charge that was begun at {at:%Y-%m-%d %H:%M} UTC was paid, but is not what was ordered. "
+    "Nothing more is charged until an operator has booked it or sent it back."
+)
+RETURNED = "what was paid is not what was ordered, and went back"
 
 UNDER_WAY = frozenset({PaymentState.PAID, PaymentState.PENDING})
 """What cannot be given up any more."""
@@ -81,10 +91,12 @@ class AutoTopUps:
         self._clock = clock
         self._chance = chance
 
-    async def choose(self, setting: TopUp) -> TopUp:
+    async def choose(self, setting: TopUp, before: TopUp | None) -> TopUp:
         """Switch on, off or over; a card must be there, and failures are forgotten.
 
         What taxes come on top is reckoned now: within the ceiling one charge must be possible.
+        `before` is the setting that was looked at for this one. Refused if it was switched off
+        or chosen anew while the processor was asked: who chose has not heard of that.
         """
         check(setting)
         if setting.enabled and not await self._till.cards(setting.account_id):
@@ -99,7 +111,8 @@ class AutoTopUps:
                 tax = await self._processor.tax(self._order(setting), customer)
             setting = replace(setting, tax=tax)
             check(setting)
-        await self._topups.choose(setting)
+        if not await self._topups.choose(setting, before):
+            raise Refusal(Code.SETTING_CHANGED, CHANGED)
         return setting
 
     async def setting(self, account_id: str) -> tuple[TopUp | None, Usd]:
@@ -109,9 +122,17 @@ class AutoTopUps:
         setting = await self._topups.setting(account_id)
         if setting is not None and not setting.message:
             begun = await self._topups.running_of(account_id)
-            if begun is not None and now - begun.created_at > LONG:
-                setting = replace(setting, message=STUCK.format(at=begun.created_at))
+            if begun is not None:
+                setting = replace(setting, message=await self._why_it_waits(begun))
         return setting, charged
+
+    async def _why_it_waits(self, begun: Attempt) -> str:
+        """What an owner is told of a charge that has not ended; nothing while that is usual."""
+        known = await self._orders.order(begun.order_id)
+        if known is not None and known.state is OrderState.REFUSED:
+            return UNCREDITED.format(at=begun.created_at)
+        is_long = self._clock.now() - begun.created_at > LONG
+        return STUCK.format(at=begun.created_at) if is_long else ""
 
     async def run(self) -> int:
         """Look after charges that were left, then charge whoever is due; how many were begun."""
@@ -132,7 +153,12 @@ class AutoTopUps:
 
     async def _charge(self, setting: TopUp) -> bool:
         order = self._order(setting)
-        payer = await self._payer(order, setting.tax)
+        try:
+            payer = await self._payer(order, setting.tax)
+        except ProcessorUnavailable:
+            await self._topups.delay(order.account_id)
+            raise
+        await self._warn(order, payer.tax)
         if not await self._topups.claim(order, payer.customer, payer.card_id, payer.tax):
             return False
         if payer.trouble:
@@ -175,7 +201,7 @@ class AutoTopUps:
             payment = await self._look_for(known)
             if payment is not None:
                 known = await self._credits.apply(payment) or known
-            elif why_not := await self._why_not_again(known.order):
+            elif why_not := await self._why_not_again(attempt):
                 await self._fail(known.order, why_not)
                 return False
             else:
@@ -184,14 +210,18 @@ class AutoTopUps:
         await self._conclude(known.order, known)
         return False
 
-    async def _why_not_again(self, order: Order) -> str:
+    async def _why_not_again(self, attempt: Attempt) -> str:
         """Why an order of which nobody knows a payment is not sent again; empty if it is.
 
-        Should it have been paid all the same, it is credited.
+        Should it have been paid all the same, it is credited. It counts to the ceiling of the
+        month in which it was begun: sent in the next, it would be above that one's ceiling.
         """
-        if self._clock.now() - order.created_at >= SEND_AGAIN_WITHIN:
+        now = self._clock.now()
+        if now - attempt.created_at >= SEND_AGAIN_WITHIN:
             return "no payment came of it within a day"
-        setting = await self._topups.setting(order.account_id)
+        if month_of(now) != month_of(attempt.created_at):
+            return "no payment came of it before its month was over"
+        setting = await self._topups.setting(attempt.account_id)
         if setting is None or not setting.enabled:
             return "auto top-up was switched off meanwhile"
         return ""
@@ -205,12 +235,14 @@ class AutoTopUps:
         """End a charge whose payment has come to an end; any other goes on.
 
         One that was paid and not credited goes on too: nothing more is charged until an
-        operator has looked at it.
+        operator has settled it, or the money has gone back.
         """
         if known is None:
             return
         if known.state is OrderState.CREDITED:
             await self._topups.end(order.id, None)
+        elif known.state is OrderState.REFUSED and known.payment_id is not None:
+            await self._conclude_refused(order, known.payment_id)
         elif known.state in UNFINISHED:
             reason = known.message or "the card was declined"
             if known.state is OrderState.NEEDS_ACTION:
@@ -218,6 +250,15 @@ class AutoTopUps:
             await self._orders.close(order.id, OrderState.FAILED, reason)
             if known.payment_id is None or await self._gave_up(known.payment_id, order):
                 await self._fail(order, reason)
+
+    async def _conclude_refused(self, order: Order, payment_id: str) -> None:
+        """End a charge that was paid and not credited, once nobody has to look at it any more."""
+        payment = await self._processor.payment(payment_id)
+        known = None if payment is None else await self._credits.apply(payment)
+        if known is not None and known.state is OrderState.CREDITED:
+            await self._topups.end(order.id, None)
+        elif not await self._orders.is_uncredited(payment_id):
+            await self._fail(order, RETURNED)
 
     async def _gave_up(self, payment_id: str, order: Order) -> bool:
         """See to it that nobody pays any more; False if it was paid, or is on its way."""
@@ -239,20 +280,29 @@ class AutoTopUps:
         await self._orders.close(order.id, OrderState.FAILED, reason)
         setting = await self._topups.setting(order.account_id)
         if setting is not None and is_last(setting):
-            await self._tell(order, reason)
+            await self._tell(order, f"top_up_failed:{order.id}", {"reason": reason})
         await self._topups.end(order.id, reason)
 
-    async def _tell(self, order: Order, reason: str) -> None:
-        customer = await self._customers.customer(order.account_id)
-        if customer is None:
+    async def _warn(self, order: Order, tax: Usd) -> None:
+        """Write once that nothing is charged, if taxes are why. The letter first, as above.
+
+        The claim then says so in the setting, and who has been told is not told again.
+        """
+        now, setting = self._clock.now(), await self._topups.setting(order.account_id)
+        if setting is None or setting.message or setting.amount != order.amount:
             return
-        facts = {
-            "amount": decimal_text(order.amount),
-            "reason": reason,
-            "switched_off": "yes",
-        }
-        mail = Mail(f"top_up_failed:{order.id}", customer.email, Letter.AUTO_TOP_UP_FAILED, facts)
-        await self._outbox.post(mail)
+        if not reckoned(setting, tax, now).message:
+            return
+        id = f"top_up_too_dear:{order.account_id}:{setting.revision}:{now:%Y-%m}"
+        taxes, ceiling = decimal_text(tax), decimal_text(setting.monthly_ceiling)
+        reason = f"its taxes (${taxes}) would take it above the monthly ceiling (${ceiling})."
+        await self._tell(order, id, {"reason": reason, "next_try": "in the next month"})
+
+    async def _tell(self, order: Order, id: str, facts: dict[str, str]) -> None:
+        customer = await self._customers.customer(order.account_id)
+        if customer is not None:
+            facts = {"amount": decimal_text(order.amount), **facts}
+            await self._outbox.post(Mail(id, customer.email, Letter.AUTO_TOP_UP_FAILED, facts))
 
 
 class LowBalances:

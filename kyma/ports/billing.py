@@ -11,7 +11,15 @@ from typing import Protocol
 
 from kyma.ledger import Flag, Outcome
 from kyma.money import Usd
-from kyma.orders import Booked, Customer, KnownOrder, OrderState, Ruling, Uncredited
+from kyma.orders import (
+    Booked,
+    Customer,
+    KnownOrder,
+    OrderState,
+    Ruling,
+    Settlement,
+    Uncredited,
+)
 from kyma.payments import Checkout, Event, Order, Payment
 from kyma.statements import Line, LineFilter, Place, Statement
 from kyma.topups import Attempt, LowBalance, TopUp
@@ -83,11 +91,27 @@ class Orders(Protocol):
         ...
 
     async def uncredited(self, limit: int = 100) -> Sequence[Uncredited]:
-        """Paid and not credited, as far as it has not gone back; oldest first."""
+        """Paid and not credited, nor settled by hand, nor gone back whole; oldest first."""
+        ...
+
+    async def is_uncredited(self, payment_id: str) -> bool:
+        """Whether a payment is one of those."""
         ...
 
     async def flags(self, limit: int = 100) -> Sequence[Flag]:
         """Accounts of which more went back than was left, newest first."""
+        ...
+
+
+class Settlements(Protocol):
+    """What operators decide of payments that were not credited."""
+
+    async def settle(self, settlement: Settlement) -> Outcome:
+        """Grant the credit, and take the payment off the list with its order, all or nothing.
+
+        A repeat answers EXISTS or MISMATCH. NO_ENTRY if the payment is not on the list,
+        NO_ACCOUNT if there is no such account; then nothing has changed.
+        """
         ...
 
 
@@ -122,8 +146,12 @@ class TopUps(Protocol):
         """What the account chose; None if it never did."""
         ...
 
-    async def choose(self, setting: TopUp) -> None:
-        """Put this in the place of what was chosen before."""
+    async def choose(self, setting: TopUp, before: TopUp | None) -> bool:
+        """Put this in the place of what there is, if `kyma.topups.may_replace` allows it.
+
+        `before` is what there was when it was chosen. Decided under the lock of the setting, so
+        that nothing is switched on again by somebody who has not heard that it was switched off.
+        """
         ...
 
     async def charged(self, account_id: str, since: datetime) -> Usd:
@@ -131,7 +159,14 @@ class TopUps(Protocol):
         ...
 
     async def due(self, limit: int = 100) -> Sequence[TopUp]:
-        """Settings whose balance has crossed their threshold and that may charge now."""
+        """Settings whose balance has crossed their threshold and that may charge now.
+
+        By `kyma.topups.is_worth_asking`: what was too dear is among them, for it may no longer be.
+        """
+        ...
+
+    async def delay(self, account_id: str) -> None:
+        """Look again later at one that was due, by `kyma.topups.delayed`."""
         ...
 
     async def claim(self, order: Order, customer: str, card_id: str, tax: Usd) -> bool:
@@ -139,7 +174,7 @@ class TopUps(Protocol):
 
         Of any number of concurrent claims on an account one gets True, and no other until it
         has ended. The ceiling is checked here again, by the database's month, and with `tax` on
-        top; the setting remembers that, whatever the answer.
+        top; the setting remembers that by `kyma.topups.reckoned`, whatever the answer.
         """
         ...
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-from adapters.memory.billing import MemoryOrders, MemoryTill
+from adapters.memory.billing import MemoryOrders, MemorySettlements, MemoryTill
 from adapters.memory.keys import MemoryAttempts
 from adapters.memory.limit_requests import MemoryLimitRequests
 from adapters.memory.mail import MemoryBell, MemoryMails
@@ -29,6 +29,7 @@ from kyma.flows.limit_requests import HigherLimits
 from kyma.flows.overrides import TierOverrides
 from kyma.flows.post import LostLetters
 from kyma.flows.referrals import Referrals
+from kyma.flows.settlements import UncreditedPayments
 from kyma.flows.signin import NewOperators, OperatorSignIn
 from kyma.flows.throttle import Throttle
 from kyma.money import ZERO, usd
@@ -82,6 +83,7 @@ class World:
             self.orders,
             self.mails,
             LostLetters(self.mails, self.bell),
+            UncreditedPayments(MemorySettlements(self.till)),
         )
 
     async def customer(self, email: str, deposits: str = "0", sent_by: str = "") -> Account:

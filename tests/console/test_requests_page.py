@@ -20,7 +20,7 @@ from kyma.limit_requests import State as Answer
 from kyma.mail import Letter, Mail, State
 from kyma.money import usd
 from kyma.orders import OrderState, Ruling
-from kyma.payments import Payment, PaymentState
+from kyma.payments import Payment, PaymentState, Reversal
 from kyma.ports.storage import StorageUnavailable
 from kyma.referrals import State as Referred
 from tests.builders import new_id
@@ -246,6 +246,73 @@ def test_what_needs_a_person_is_listed(world: World) -> None:
         "Tries": 1,
         "Last error": "550 no such mailbox",
     }
+
+
+def unpaid(world: World, currency: str = "usd", back: str = "0", id: str = "pi_1") -> str:
+    """A payment of 20 that was not credited, of which some went back; its account."""
+    account = asyncio.run(world.customer(f"{id}@example.com")).id
+    reversals = (Reversal("re_1", usd(back), is_dispute=False),)
+    payment = Payment(
+        id, new_id(), account, "cus_1", usd("20"), currency, PaymentState.PAID,
+        world.clock.now(), reversals=reversals,
+    )  # fmt: skip
+    refused = Ruling(payment, None, OrderState.REFUSED, refusal="why not")
+    asyncio.run(world.orders.book(refused))
+    return account
+
+
+def test_a_payment_that_was_not_credited_is_settled_with_a_reason(world: World) -> None:
+    account = unpaid(world, back="0.5")
+    app = page_of(world, MONEY).run()
+    assert app.dataframe[0].value.iloc[0]["Gone back"] == "0.50"
+    assert app.selectbox[0].options == ["pi_1, 20 USD"]
+    assert [field.value for field in app.text_input] == [account, "19.5"]
+    app.button[0].click().run()
+    assert "reason" in said(app.error)[0]
+    assert not world.store.entries
+    app.text_area[0].set_value("A slip in the dashboard.")
+    app.button[0].click().run()
+    assert not app.exception
+    assert said(app.success)[0] == f"Payment pi_1 is settled: $19.50 for account {account}."
+    (entry,) = world.store.entries.values()
+    assert (entry.account_id, entry.promo, entry.actor) == (account, usd("19.5"), OPERATOR)
+    assert entry.reason == "payment pi_1: A slip in the dashboard."
+    assert app.metric[0].value == "0"
+    assert "Settle" not in [button.label for button in app.button]
+
+
+def test_credit_for_another_account_and_another_amount_is_settled_as_it_is_written(
+    world: World,
+) -> None:
+    unpaid(world, currency="jpy")
+    owner = asyncio.run(world.customer("owner@example.com")).id
+    app = page_of(world, MONEY).run()
+    amount = app.text_input[1]
+    assert amount.value == "", "what yen are worth an operator has to say"
+    app.text_area[0].set_value("It is theirs.")
+    app.text_input[0].set_value(owner)
+    for wrong in ("", "ten", "NaN", "1e999999999", "0.001"):
+        app.text_input[1].set_value(wrong)
+        app.button[0].click().run()
+        assert not app.exception
+        assert app.error
+        assert not world.store.entries
+    app.text_input[1].set_value("0.13")
+    app.button[0].click().run()
+    (entry,) = world.store.entries.values()
+    assert (entry.account_id, entry.promo) == (owner, usd("0.13"))
+
+
+def test_each_of_several_payments_has_a_form_of_its_own(world: World) -> None:
+    unpaid(world)
+    second = unpaid(world, id="pi_2")
+    app = page_of(world, MONEY).run()
+    app.selectbox[0].select_index(1).run()
+    assert app.text_input[0].value == second
+    app.text_area[0].set_value("A slip in the dashboard.")
+    app.button[0].click().run()
+    assert not app.exception
+    assert world.till.settled == {"pi_2"}
 
 
 async def lose_a_letter(world: World) -> None:

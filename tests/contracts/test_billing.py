@@ -18,6 +18,7 @@ from adapters.memory.billing import (
     MemoryAlarms,
     MemoryNotices,
     MemoryOrders,
+    MemorySettlements,
     MemoryStatements,
     MemoryTill,
 )
@@ -26,14 +27,23 @@ from adapters.memory.topups import MemoryTopUps
 from adapters.postgres.accounts import PostgresAccounts
 from adapters.postgres.ledger import PostgresLedger
 from adapters.postgres.orders import PostgresNotices, PostgresOrders
+from adapters.postgres.settlements import PostgresSettlements
 from adapters.postgres.statements import PostgresStatements
 from adapters.postgres.topups import PostgresAlarms, PostgresTopUps
 from adapters.postgres.units import PostgresUnits
 from kyma.ledger import Kind, Outcome, Resolution
 from kyma.money import ZERO, Usd, usd
-from kyma.orders import KnownOrder, OrderState, derived, ruling
+from kyma.orders import (
+    KnownOrder,
+    OrderState,
+    Ruling,
+    Settlement,
+    deposit_id,
+    derived,
+    ruling,
+)
 from kyma.payments import Checkout, Event, Order, Payment, PaymentState, Reversal, Source
-from kyma.ports.billing import Alarms, NotBooked, Notices, Statements, TopUps
+from kyma.ports.billing import Alarms, NotBooked, Notices, Settlements, Statements, TopUps
 from kyma.ports.storage import Accounts, Ledger
 from kyma.statements import LineFilter, Place, month, place_of
 from kyma.tiers import tier_of
@@ -55,6 +65,7 @@ class Office:
     topups: TopUps
     alarms: Alarms
     statements: Statements
+    settlements: Settlements
 
     async def account(self, promo: Usd = ZERO) -> str:
         account = an_account()
@@ -74,6 +85,11 @@ class Office:
         payment = a_payment(await self.ordered(account, amount))
         await self.apply(payment)
         return payment
+
+    async def choose(self, setting: TopUp) -> None:
+        """Set auto top-up, having looked at it."""
+        before = await self.topups.setting(setting.account_id)
+        assert await self.topups.choose(setting, before)
 
 
 def a_payment(order: Order, **changes: Any) -> Payment:
@@ -116,6 +132,7 @@ def an_office(store: MemoryStore) -> Office:
         MemoryTopUps(till),
         MemoryAlarms(till),
         MemoryStatements(store),
+        MemorySettlements(till),
     )
 
 
@@ -132,6 +149,7 @@ async def postgres_office(
         PostgresTopUps(postgres_units),
         PostgresAlarms(postgres_units),
         PostgresStatements(postgres_units),
+        PostgresSettlements(postgres_units),
     )
     await ledger.close()
 
@@ -321,11 +339,36 @@ async def test_a_payment_that_was_not_ordered_is_listed_until_it_has_gone_back(
     assert (found.payment.id, found.payment.amount) == (payment.id, usd("19"))
     assert "amount" in found.refusal
     assert (await office.ledger.balance(account)).posted == 0
-    assert (await office.orders.order(payment.order_id)).state is OrderState.OPEN
+    known = await office.orders.order(payment.order_id)
+    assert (known.state, known.payment_id) == (OrderState.REFUSED, payment.id)
+    assert "do not pay again" in known.message
+    assert await office.orders.take_waiting(10) == [], "it waits for nobody but an operator"
     await office.apply(went_back(payment, "18"))
-    assert len(await office.orders.uncredited()) == 1
+    (found,) = await office.orders.uncredited()
+    assert found.returned == usd("18")
+    assert await office.orders.is_uncredited(payment.id)
     await office.apply(went_back(payment, "18", "1"))
     assert await office.orders.uncredited() == []
+    assert not await office.orders.is_uncredited(payment.id)
+    assert not await office.orders.is_uncredited("pi_none")
+
+
+@pytest.mark.parametrize("ended", [OrderState.FAILED, OrderState.CANCELED])
+async def test_an_order_that_has_ended_is_refused_by_a_payment_that_does_not_fit(
+    office: Office, ended: OrderState
+) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account), amount=usd("19"))
+    await office.orders.close(payment.order_id, ended, "Nothing was paid in time.")
+    await office.apply(payment)
+    known = await office.orders.order(payment.order_id)
+    assert known.state is OrderState.REFUSED, "its buyer has paid"
+    mended = replace(payment, amount=TWENTY)
+    await office.apply(mended)
+    known = await office.orders.order(payment.order_id)
+    assert (known.state, known.message) == (OrderState.CREDITED, "")
+    await office.apply(payment)
+    assert await office.orders.order(payment.order_id) == known, "nothing takes that back"
 
 
 async def test_a_payment_of_an_unknown_order_is_kept_whatever_it_names(office: Office) -> None:
@@ -347,6 +390,112 @@ async def test_two_payments_of_one_order_credit_it_once(office: Office) -> None:
     ended = await asyncio.gather(*map(office.orders.book, rulings), return_exceptions=True)
     assert [type(end) for end in ended].count(NotBooked) == 1
     assert (await office.ledger.balance(account)).paid == order.amount
+    # The one that lost, judged before it lost, moves no order that is credited.
+    known = await office.orders.order(order.id)
+    late = a_payment(order, amount=usd("19"))
+    await office.orders.book(Ruling(late, order.id, OrderState.REFUSED, refusal="late"))
+    assert await office.orders.order(order.id) == known
+
+
+def by_hand(payment: Payment, account: str, amount: str = "19") -> Settlement:
+    return Settlement(payment.id, account, usd(amount), "olga", "a slip in the dashboard")
+
+
+async def test_what_is_settled_by_hand_is_granted_once_and_leaves_the_list_with_its_order(
+    office: Office,
+) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account), amount=usd("19"))
+    await office.apply(payment)
+    settlement = by_hand(payment, account)
+    ended = await asyncio.gather(*(office.settlements.settle(settlement) for _ in range(10)))
+    assert sorted(ended) == sorted([Outcome.DONE, *[Outcome.EXISTS] * 9])
+    balance = await office.ledger.balance(account)
+    assert (balance.promo, balance.paid, balance.deposited) == (usd("19"), ZERO, ZERO)
+    (line,) = await office.statements.lines(account, LineFilter(), None, 10)
+    assert (line.kind, line.amount, line.id) == (Kind.GRANT, usd("19"), deposit_id(payment.id))
+    assert line.reason == f"payment {payment.id}: a slip in the dashboard"
+    known = await office.orders.order(payment.order_id)
+    assert (known.state, known.payment_id) == (OrderState.CREDITED, payment.id)
+    assert "19 dollars" in known.message
+    for other in (by_hand(payment, account, "20"), by_hand(payment, await office.account())):
+        assert await office.settlements.settle(other) is Outcome.MISMATCH
+    assert await office.orders.uncredited() == []
+    assert (await office.ledger.health()).sound
+
+
+async def test_what_is_settled_by_hand_stays_so_whatever_is_seen_later(office: Office) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account), amount=usd("19"))
+    await office.apply(payment)
+    assert await office.settlements.settle(by_hand(payment, account)) is Outcome.DONE
+    for seen in (payment, replace(payment, currency="eur"), went_back(payment, "5")):
+        assert not (await office.apply(seen)).is_news, "nobody has to look at it again"
+        assert await office.orders.uncredited() == []
+    with pytest.raises(NotBooked):
+        await office.apply(replace(payment, amount=TWENTY))
+    assert (await office.ledger.balance(account)).posted == usd("19")
+
+
+async def test_only_what_is_on_the_list_is_settled_and_only_for_an_account(
+    office: Office,
+) -> None:
+    account = await office.account()
+    credited = await office.bought(account)
+    gone = went_back(a_payment(await office.ordered(account), amount=usd("19")), "19")
+    slow = a_payment(await office.ordered(account), state=PaymentState.PENDING)
+    for payment in (gone, slow):
+        await office.apply(payment)
+    for payment in (credited, gone, slow, replace(gone, id="pi_none")):
+        settled = await office.settlements.settle(by_hand(payment, account))
+        assert settled is Outcome.NO_ENTRY
+    listed = a_payment(await office.ordered(account), amount=usd("19"))
+    await office.apply(listed)
+    assert await office.settlements.settle(by_hand(listed, new_id())) is Outcome.NO_ACCOUNT
+    assert [one.payment.id for one in await office.orders.uncredited()] == [listed.id]
+    assert (await office.ledger.balance(account)).posted == credited.amount
+
+
+async def test_two_payments_too_many_of_one_order_and_of_none_are_settled_each(
+    office: Office,
+) -> None:
+    account, other = await office.account(), await office.account()
+    bought = await office.bought(account)
+    known = await office.orders.order(bought.order_id)
+    again = [replace(bought, id=f"pi_{new_id()}") for _ in range(2)]
+    stray = [replace(bought, id=f"pi_{new_id()}", order_id="no order") for _ in range(2)]
+    for payment in (*again, *stray):
+        order = await office.orders.order(bought.order_id) if payment in again else None
+        await office.orders.book(ruling(order, payment))
+        assert await office.settlements.settle(by_hand(payment, other)) is Outcome.DONE
+    assert (await office.ledger.balance(other)).promo == usd("76")
+    assert await office.orders.order(bought.order_id) == known
+    assert await office.orders.uncredited() == []
+
+
+async def test_credit_for_somebody_else_does_not_call_an_order_credited(office: Office) -> None:
+    account, owner = await office.account(), await office.account()
+    payment = a_payment(await office.ordered(account), account_id=owner)
+    await office.apply(payment)
+    assert await office.settlements.settle(by_hand(payment, owner)) is Outcome.DONE
+    assert (await office.orders.order(payment.order_id)).state is OrderState.REFUSED
+    assert not await office.orders.is_uncredited(payment.id)
+
+
+async def test_a_deposit_and_a_grant_at_the_same_moment_credit_a_payment_once(
+    office: Office,
+) -> None:
+    account = await office.account()
+    payment = a_payment(await office.ordered(account), amount=usd("19"))
+    await office.apply(payment)
+    mended = ruling(await office.orders.order(payment.order_id), replace(payment, amount=TWENTY))
+    await asyncio.gather(
+        office.orders.book(mended),
+        office.settlements.settle(by_hand(payment, account)),
+        return_exceptions=True,
+    )
+    assert (await office.ledger.balance(account)).posted in {usd("19"), TWENTY}
+    assert await office.orders.uncredited() == []
 
 
 async def test_a_hundred_deliveries_at_once_are_one_deposit_and_one_reversal(
@@ -461,7 +610,7 @@ async def a_top_up(office: Office, **changes: Any) -> TopUp:
     account = await office.account()
     setting = TopUp(account, True, usd("5"), usd("20"), usd("45"))
     setting = replace(setting, **changes)
-    await office.topups.choose(setting)
+    await office.choose(setting)
     return setting
 
 
@@ -481,7 +630,7 @@ async def test_a_setting_is_as_it_was_last_chosen(office: Office) -> None:
     setting = await a_top_up(office)
     assert await office.topups.setting(setting.account_id) == setting
     other = replace(setting, enabled=False, amount=usd("30"), failures=2, not_before=NOW)
-    await office.topups.choose(other)
+    await office.choose(other)
     assert await office.topups.setting(setting.account_id) == other
     assert await office.topups.setting(new_id()) is None
 
@@ -511,7 +660,7 @@ async def test_of_many_that_see_the_threshold_crossed_one_charges(office: Office
 
 async def test_a_claim_is_for_what_is_chosen_now(office: Office) -> None:
     setting = await a_top_up(office)
-    await office.topups.choose(replace(setting, amount=usd("25")))
+    await office.choose(replace(setting, amount=usd("25")))
     assert await claimed(office, setting) is None
     assert await claimed(office, replace(setting, account_id=new_id())) is None
 
@@ -531,7 +680,7 @@ async def test_a_month_has_a_ceiling_to_which_failed_charges_do_not_count(
         await office.ledger.resolve(Resolution(hold, Kind.SETTLE, usd("20")))
     assert await office.topups.due() == []
     assert await claimed(office, setting) is None
-    await office.topups.choose(replace(setting, monthly_ceiling=usd("60")))
+    await office.choose(replace(setting, monthly_ceiling=usd("60")))
     order = await claimed(office, setting)
     assert order is not None
     await office.topups.end(order, "declined")
@@ -553,14 +702,219 @@ async def test_taxes_count_to_the_ceiling_as_they_were_reckoned_for_the_claim(
     assert await office.topups.charged(account, since) == usd("22")
     await paid_for(office, order)
     await spent(office, account, usd("20"))
-    await office.topups.choose(setting)
+    await office.choose(setting)
     assert await office.topups.due() == [setting], "22 and 21 are 43"
     assert await claimed(office, setting, usd("1.01")) is None
     assert await office.topups.due() == [], "it is known by now what it comes to"
     assert await office.topups.charged(account, since) == usd("22")
-    await office.topups.choose(setting)
+    await office.choose(setting)
     assert await claimed(office, setting, usd("1")) is not None
     assert await office.topups.charged(account, since) == usd("43")
+
+
+async def test_what_is_too_dear_says_so_and_waits_for_the_next_month(office: Office) -> None:
+    setting = await a_top_up(office, monthly_ceiling=usd("20"))
+    account = setting.account_id
+    assert await claimed(office, setting, usd("2")) is None
+    told = await office.topups.setting(account)
+    assert told is not None
+    assert (told.enabled, told.tax) == (True, usd("2"))
+    assert "taxes" in told.message
+    assert told.not_before is not None
+    assert told.not_before == month_of(told.not_before) > datetime.now(UTC)
+    assert await office.topups.due() == []
+    assert await claimed(office, setting) is None, "not before the next month"
+
+
+async def test_what_was_too_dear_is_due_when_it_may_be_reckoned_again(office: Office) -> None:
+    setting = await a_top_up(office, monthly_ceiling=usd("39"))
+    await office.choose(replace(setting, tax=usd("20"), message="too dear", delays=2))
+    assert [one.tax for one in await office.topups.due()] == [usd("20")]
+    order = await claimed(office, setting, usd("1"))
+    assert order is not None
+    assert await office.topups.setting(setting.account_id) == replace(setting, tax=usd("1"))
+    await paid_for(office, order)
+    await spent(office, setting.account_id, usd("20"))
+    await office.choose(replace(setting, tax=usd("20")))
+    assert await office.topups.due() == [], "without any taxes it would be $41 in this month"
+
+
+async def test_who_gets_no_answer_is_due_later_and_later(office: Office) -> None:
+    setting, other = await a_top_up(office), await a_top_up(office)
+    account = setting.account_id
+    for delays in (1, 2, 3):
+        before = datetime.now(UTC)
+        await office.topups.delay(account)
+        found = await office.topups.setting(account)
+        assert found is not None
+        assert (found.delays, found.enabled, found.failures) == (delays, True, 0)
+        assert found.not_before is not None
+        wait = found.not_before - before
+        assert abs(wait - pause_after(delays - 1)) < timedelta(seconds=20)
+    assert await office.topups.due() == [other]
+    await office.choose(replace(found, not_before=None))
+    assert await claimed(office, setting) is not None
+    assert await office.topups.setting(account) == setting, "it has answered"
+    await office.topups.delay(new_id())
+
+
+async def test_a_choice_is_made_only_over_what_was_looked_at(office: Office) -> None:
+    account = await office.account()
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("45"))
+    assert not await office.topups.choose(setting, setting), "there is nothing to look at"
+    assert await office.topups.setting(account) is None
+    assert await office.topups.choose(setting, None)
+    assert not await office.topups.choose(replace(setting, amount=usd("9")), None)
+    seen = await office.topups.setting(account)
+    assert seen == setting
+    higher = replace(setting, monthly_ceiling=usd("60"))
+    assert await office.topups.choose(higher, seen)
+    assert not await office.topups.choose(setting, seen), "another was made since"
+    assert await office.topups.setting(account) == higher
+    assert await office.topups.choose(replace(setting, enabled=False), seen)
+    assert await office.topups.setting(account) == replace(setting, enabled=False)
+
+
+async def test_what_charges_make_of_a_setting_is_no_other_choice(office: Office) -> None:
+    setting = await a_top_up(office)
+    seen = await office.topups.setting(setting.account_id)
+    await office.topups.delay(setting.account_id)
+    await office.choose(setting)
+    seen = await office.topups.setting(setting.account_id)
+    order = await claimed(office, setting, usd("1"))
+    assert order is not None
+    await office.topups.end(order, "declined")
+    assert await office.topups.choose(setting, seen)
+
+
+async def test_of_first_choices_at_once_one_is_made(office: Office) -> None:
+    account = await office.account()
+    settings = [TopUp(account, True, usd("5"), usd(f"{20 + n}"), usd("99")) for n in range(8)]
+    made = await asyncio.gather(*(office.topups.choose(setting, None) for setting in settings))
+    assert sum(made) == 1
+    assert await office.topups.setting(account) == settings[made.index(True)]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+async def test_money_that_goes_back_is_news_to_whoever_chose_before_it(
+    office: Office, was_on: bool
+) -> None:
+    setting, payment = await a_reversible(office, enabled=was_on)
+    seen = await office.topups.setting(setting.account_id)
+    await office.apply(went_back(payment, "20"))
+    found = await office.topups.setting(setting.account_id)
+    assert not await office.topups.choose(replace(setting, enabled=True), seen)
+    assert await office.topups.setting(setting.account_id) == found
+    assert found is not None
+    assert (found.enabled, bool(found.message)) == (False, was_on)
+    await office.apply(went_back(payment, "20"))
+    assert await office.topups.choose(replace(setting, enabled=True), found), "no news"
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+async def test_no_choice_switches_on_what_money_that_went_back_has_just_switched_off(
+    office: Office, was_on: bool
+) -> None:
+    for turn in range(10):
+        setting, payment = await a_reversible(office, enabled=was_on)
+        seen = await office.topups.setting(setting.account_id)
+        on = replace(setting, enabled=True, monthly_ceiling=usd("60"))
+        both = [office.topups.choose(on, seen), office.apply(went_back(payment, "20"))]
+        ended = await asyncio.gather(*(both if turn % 2 else reversed(both)))
+        found = await office.topups.setting(setting.account_id)
+        assert found is not None
+        assert not found.enabled
+        assert (found.monthly_ceiling == usd("60")) is any(end is True for end in ended)
+        assert not await office.topups.choose(on, seen)
+
+
+async def test_no_choice_switches_on_what_the_third_failure_has_just_switched_off(
+    office: Office,
+) -> None:
+    for _ in range(10):
+        setting = await a_top_up(office, failures=2)
+        order = await claimed(office, setting)
+        assert order is not None
+        seen = await office.topups.setting(setting.account_id)
+        anew = office.topups.choose(replace(setting, failures=0), seen)
+        made, ended = await asyncio.gather(anew, office.topups.end(order, "declined"))
+        assert ended is not None
+        assert (ended.enabled, ended.failures) == ((True, 1) if made else (False, 3))
+        assert await office.topups.setting(setting.account_id) == ended
+
+
+async def held_up(engine: AsyncEngine, work: Any) -> asyncio.Task[Any]:
+    """Begin it, and go on when it waits for a lock that this test holds, or did not wait."""
+    task = asyncio.ensure_future(work)
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    async with asyncio.timeout(2.5), engine.connect() as connection:
+        while not task.done() and not await connection.scalar(waiting):
+            await connection.rollback()
+            await asyncio.sleep(0.01)
+    return task
+
+
+CHOSEN = text(
+    "UPDATE auto_top_ups SET enabled = true, amount = :amount, revision = revision + 1"
+    " WHERE account_id = :account"
+)
+STOPPED = text(
+    "UPDATE auto_top_ups SET enabled = false, message = 'a dispute', revision = revision + 1"
+    " WHERE account_id = :account"
+)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+async def test_money_that_goes_back_waits_for_a_choice_under_way_and_switches_that_off(
+    postgres_office: Office, postgres_engine: AsyncEngine, was_on: bool
+) -> None:
+    office = postgres_office
+    setting, payment = await a_reversible(office, enabled=was_on)
+    account = setting.account_id
+    async with postgres_engine.connect() as connection:
+        await connection.execute(CHOSEN, {"account": account, "amount": usd("30")})
+        back = await held_up(postgres_engine, office.apply(went_back(payment, "20")))
+        await connection.commit()
+    booked = await back
+    found = await office.topups.setting(account)
+    assert found is not None
+    assert found == replace(setting, enabled=False, amount=usd("30"), message=found.message)
+    assert payment.id in found.message
+    assert booked.top_up_off == {derived("reversal", f"re_{payment.id}_0")}
+
+
+async def test_a_choice_waits_for_money_that_is_going_back_and_is_not_made(
+    postgres_office: Office, postgres_engine: AsyncEngine
+) -> None:
+    office = postgres_office
+    setting = await a_top_up(office)
+    account = setting.account_id
+    seen = await office.topups.setting(account)
+    async with postgres_engine.connect() as connection:
+        await connection.execute(STOPPED, {"account": account})
+        choice = await held_up(postgres_engine, office.topups.choose(setting, seen))
+        await connection.commit()
+    assert await choice is False
+    stopped = replace(setting, enabled=False, message="a dispute")
+    assert await office.topups.setting(account) == stopped
+
+
+async def test_what_gets_no_answer_waits_for_what_is_under_way_and_undoes_nothing(
+    postgres_office: Office, postgres_engine: AsyncEngine
+) -> None:
+    office = postgres_office
+    setting = await a_top_up(office)
+    account = setting.account_id
+    async with postgres_engine.connect() as connection:
+        await connection.execute(STOPPED, {"account": account})
+        delay = await held_up(postgres_engine, office.topups.delay(account))
+        await connection.commit()
+    await delay
+    stopped = replace(setting, enabled=False, message="a dispute")
+    assert await office.topups.setting(account) == stopped
 
 
 async def test_a_charge_ends_once_and_the_setting_follows_the_rule(office: Office) -> None:
@@ -589,7 +943,7 @@ async def test_the_third_failure_in_a_row_switches_it_off(office: Office) -> Non
         assert found is not None
         assert found.failures == failures
         if failures < 3:
-            await office.topups.choose(replace(found, not_before=None))
+            await office.choose(replace(found, not_before=None))
     assert not found.enabled
     assert "declined" in found.message
     assert await office.topups.due() == []
@@ -624,7 +978,7 @@ async def test_what_goes_back_switches_auto_top_up_off_with_its_booking(
 async def test_what_went_back_before_leaves_on_what_was_switched_on_since(office: Office) -> None:
     setting, payment = await a_reversible(office)
     await office.apply(went_back(payment, "5"))
-    await office.topups.choose(setting)
+    await office.choose(setting)
     for reversed in (went_back(payment, "5"), went_back(payment, "5", reinstated=True)):
         assert (await office.apply(reversed)).top_up_off == frozenset()
         assert await office.topups.setting(setting.account_id) == setting

@@ -74,8 +74,10 @@ def test_a_payment_that_is_not_what_was_ordered_is_not_credited(
     changes: dict[str, Any], why: str
 ) -> None:
     found = ruling(KNOWN, a_payment(**changes))
-    assert (found.postings, found.order_id, found.state) == ((), None, OrderState.REFUSED)
+    assert (found.postings, found.order_id, found.state) == ((), ORDER.id, OrderState.REFUSED)
     assert why in found.refusal
+    assert why not in found.message, "operators read why, buyers only that it arrived"
+    assert "do not pay again" in found.message
     unpaid = ruling(KNOWN, a_payment(**changes, state=PaymentState.FAILED))
     assert (unpaid.postings, unpaid.order_id, unpaid.refusal) == ((), None, "")
 
@@ -88,7 +90,9 @@ def test_a_payment_of_no_order_of_ours_is_not_credited() -> None:
 
 def test_an_order_is_credited_by_one_payment_only() -> None:
     credited = replace(KNOWN, state=OrderState.CREDITED, payment_id="pi_0")
-    assert "pi_0" in ruling(credited, a_payment()).refusal
+    found = ruling(credited, a_payment())
+    assert "pi_0" in found.refusal
+    assert found.order_id is None, "what was credited stays so"
     again = replace(credited, payment_id="pi_1")
     assert ruling(again, a_payment()).postings
 
@@ -194,6 +198,18 @@ def test_an_order_is_over_some_time_after_its_page_or_its_charge() -> None:
     assert lost.is_over(NOON + UNTRACED + timedelta(seconds=1))
     assert KNOWN.is_over(NOON + GRACE + timedelta(seconds=1))
     assert not KNOWN.is_over(NOON + GRACE)
+
+
+@pytest.mark.parametrize("source", [Source.CARD, Source.CHECKOUT])
+def test_an_order_is_given_up_when_it_is_over_and_nothing_is_on_its_way(source: Source) -> None:
+    known = replace(KNOWN, order=replace(ORDER, source=source))
+    paying, early, late = replace(known, payment_id="pi_1"), NOON, NOON + timedelta(days=3)
+    assert known.is_given_up(None, late)
+    assert not known.is_given_up(None, early)
+    assert not paying.is_given_up(None, late), "nobody could say how its payment stands"
+    ended = {state for state in PaymentState if paying.is_given_up(a_payment(state=state), late)}
+    assert ended == {PaymentState.NEEDS_ACTION, PaymentState.FAILED, PaymentState.CANCELED}
+    assert not any(paying.is_given_up(a_payment(state=state), early) for state in PaymentState)
 
 
 def test_a_payment_is_asked_for_by_its_own_id_then_by_its_page() -> None:

@@ -20,10 +20,15 @@ from kyma.topups import (
     after,
     after_reversals,
     check,
+    delayed,
+    in_place_of,
     is_due,
+    is_worth_asking,
     low_mark,
+    may_replace,
     month_of,
     pause_after,
+    reckoned,
 )
 from tests.builders import NOON
 
@@ -48,6 +53,109 @@ def test_it_charges_below_the_threshold_within_the_ceiling(
     changes: dict[str, Any], available: Usd, charged: Usd, due: bool
 ) -> None:
     assert is_due(replace(SETTING, **changes), available, charged, NOON) is due
+
+
+DEAR = replace(SETTING, monthly_ceiling=usd("41.99"), tax=usd("22"))
+"""One charge would be $42. Without taxes two would be possible."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "charged", "asked"),
+    [
+        (SETTING, ZERO, True),
+        (SETTING, usd("80.01"), False),
+        (replace(SETTING, tax=usd("4")), usd("76.01"), False),
+        (DEAR, ZERO, True),
+        (DEAR, usd("21.99"), True),
+        (DEAR, usd("22"), False),
+        (replace(DEAR, enabled=False), ZERO, False),
+        (replace(DEAR, not_before=NOON + timedelta(seconds=1)), ZERO, False),
+    ],
+)
+def test_what_is_too_dear_is_asked_for_again_though_it_is_not_due(
+    setting: TopUp, charged: Usd, asked: bool
+) -> None:
+    assert is_worth_asking(setting, ZERO, charged, NOON) is asked
+    assert not is_due(DEAR, ZERO, ZERO, NOON)
+
+
+@pytest.mark.parametrize(
+    ("now", "again"),
+    [
+        (datetime(2026, 1, 31, 23, 59, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)),
+        (datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)),
+        (datetime(2026, 12, 15, 12, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_what_is_too_dear_says_so_and_waits_for_the_next_month(
+    now: datetime, again: datetime
+) -> None:
+    told = reckoned(replace(SETTING, delays=3), usd("80.01"), now)
+    assert (told.enabled, told.not_before, told.tax) == (True, again, usd("80.01"))
+    assert "20 and its taxes (80.01) are more than `monthly_ceiling` (100)" in told.message
+    fallen = reckoned(told, usd("80"), again)
+    assert fallen == replace(SETTING, tax=usd("80"), not_before=again)
+    assert is_due(fallen, ZERO, ZERO, again)
+
+
+def test_why_it_is_off_is_said_whatever_its_taxes_come_to() -> None:
+    off = replace(SETTING, enabled=False, message="Switched off because money went back.")
+    for tax in (ZERO, usd("90")):
+        assert reckoned(off, tax, NOON) == replace(off, tax=tax)
+
+
+def test_what_has_no_answer_waits_one_two_four_minutes_and_at_most_an_hour() -> None:
+    setting, waits = SETTING, []
+    for _ in range(8):
+        setting = delayed(setting, NOON)
+        assert setting.not_before is not None
+        waits.append((setting.not_before - NOON).total_seconds() / 60)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert (setting.delays, setting.enabled, setting.failures) == (8, True, 0)
+    assert delayed(reckoned(setting, ZERO, NOON), NOON).delays == 1, "an answer begins anew"
+
+
+def test_what_has_no_answer_waits_no_less_than_before_and_changes_nothing_that_is_off() -> None:
+    failed = after(SETTING, "declined", NOON)
+    assert delayed(failed, NOON).not_before == NOON + PAUSES[0]
+    off = replace(SETTING, enabled=False)
+    assert delayed(off, NOON) == off
+
+
+FOUND = replace(SETTING, revision=4)
+
+
+@pytest.mark.parametrize(
+    ("before", "found", "allowed"),
+    [
+        (FOUND, FOUND, True),
+        (replace(FOUND, tax=usd("1"), failures=1), FOUND, True),
+        (replace(FOUND, revision=3), FOUND, False),
+        (None, FOUND, False),
+        (None, replace(FOUND, revision=0), False),
+        (None, None, True),
+        (FOUND, None, False),
+    ],
+)
+def test_a_choice_is_made_only_over_what_was_looked_at_unless_it_switches_off(
+    before: TopUp | None, found: TopUp | None, allowed: bool
+) -> None:
+    assert may_replace(SETTING, before, found) is allowed
+    assert may_replace(replace(SETTING, enabled=False), before, found)
+
+
+def test_every_choice_and_whatever_may_switch_it_off_changes_the_revision() -> None:
+    assert in_place_of(None, FOUND).revision == 0
+    assert in_place_of(FOUND, SETTING).revision == 5
+    once = after(FOUND, "declined", NOON)
+    twice = after(once, "declined", NOON)
+    third = after(twice, "declined", NOON)
+    assert [one.revision for one in (once, twice, third)] == [4, 4, 5]
+    assert after(twice, None, NOON).revision == 4
+    assert reckoned(FOUND, usd("90"), NOON).revision == delayed(FOUND, NOON).revision == 4
+    for setting in (FOUND, replace(FOUND, enabled=False)):
+        assert after_reversals(setting, [(BACK, Outcome.DONE)])[0].revision == 5
+        assert after_reversals(setting, [(BACK, Outcome.EXISTS)])[0].revision == 4
 
 
 @pytest.mark.parametrize(

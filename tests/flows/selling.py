@@ -28,6 +28,7 @@ from kyma.money import ZERO, Usd
 from kyma.orders import KnownOrder
 from kyma.ports.billing import Alarms, Notices, Orders, TopUps
 from kyma.ports.storage import Accounts, Ledger, StorageUnavailable
+from kyma.topups import TopUp
 from tests.builders import a_key, a_session, an_account, new_id
 
 BACK = "https://kyma.example/billing/back"
@@ -89,6 +90,11 @@ class Shop:
         known = await self.credits.buy(account_id, amount)
         assert known.checkout is not None
         return known, self.processor.pay(known.checkout.id)
+
+    async def choose(self, setting: TopUp) -> TopUp:
+        """Set auto top-up, having looked at it."""
+        before, _ = await self.auto.setting(setting.account_id)
+        return await self.auto.choose(setting, before)
 
     async def card(self, account_id: str, *manner: Any) -> str:
         _, customer = await self.till.customer(account_id)

@@ -109,6 +109,24 @@ async def test_taxes_come_on_top_and_are_no_credit() -> None:
         assert not shop.memory.flags
 
 
+async def test_a_refund_that_fails_gives_back_its_credit_and_what_was_rounded_away() -> None:
+    async with selling(tax=True) as (shop, stripe):
+        account = await shop.account()
+        stripe.world.tax_basis_points = 2_000
+        payment = await bought(shop, stripe, account)
+        refunds = [stripe.refund(payment, 800, pending=True) for _ in range(3)]
+        await shop.credits.reconcile()
+        assert (await shop.balance(account)).paid == ZERO
+        stripe.end_refund(refunds[0], failed=True)
+        await shop.credits.reconcile()
+        assert (await shop.balance(account)).paid == usd("6.68"), "two thirds of 20, rounded down"
+        stripe.refund(payment, 800)
+        await shop.credits.reconcile()
+        assert (await shop.balance(account)).paid == ZERO
+        assert not shop.memory.flags
+        assert not shop.alerts.unreversed
+
+
 async def test_a_declined_card_and_one_that_needs_its_owner_are_told_apart() -> None:
     async with selling() as (shop, stripe):
         account = await shop.account()
@@ -174,18 +192,18 @@ async def test_no_month_charges_more_than_its_ceiling_with_taxes() -> None:
         setting = TopUp(account, True, usd("5"), usd("20"), usd("20"))
         stripe.world.tax_basis_points = 2_000
         with pytest.raises(Refusal, match="billing address"):
-            await shop.auto.choose(setting)
+            await shop.choose(setting)
         stripe.address(customer)
         with pytest.raises(Refusal, match="monthly_ceiling"):
-            await shop.auto.choose(setting)
+            await shop.choose(setting)
         stripe.world.tax_basis_points = 0
-        await shop.auto.choose(setting)
+        await shop.choose(setting)
         stripe.world.tax_basis_points = 2_000
         for _ in range(3):
             await shop.auto.run()
         assert not stripe.world.tables["charge"]
         assert len(stripe.world.tables["tax.calculation"]) == 3
-        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("24")))
+        await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("24")))
         await shop.auto.run()
         (charge,) = stripe.world.newest("charge")
         assert charge["amount"] == 2_400
@@ -199,7 +217,7 @@ async def test_a_customer_deleted_at_stripe_is_made_anew_and_buys_on() -> None:
         account = await shop.account()
         _, gone = await shop.till.customer(account)
         stripe.card(gone)
-        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
         stripe.delete_customer(gone)
         assert await shop.till.cards(account) == []
         assert await shop.till.invoices(account) == []
@@ -241,7 +259,7 @@ async def test_a_top_up_whose_answer_is_lost_charges_once(fault: Fault) -> None:
         account = await shop.account()
         _, customer = await shop.till.customer(account)
         stripe.card(customer)
-        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
         stripe.fail(fault, "POST /v1/payment_intents", times=10)
         await shop.auto.run()
         stripe.api.faults.clear()
@@ -258,7 +276,7 @@ async def test_a_key_of_ours_that_was_rolled_is_nobody_elses_failure() -> None:
         account = await shop.account()
         _, customer = await shop.till.customer(account)
         stripe.card(customer)
-        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
         rolled, stripe.api.secret_key = stripe.api.secret_key, "sk_test_new"
         for _ in range(5):
             assert await shop.auto.run() == 0
@@ -277,7 +295,7 @@ async def test_a_500_that_stripe_keeps_costs_few_questions_and_holds_nobody_up()
         account = await shop.account()
         _, customer = await shop.till.customer(account)
         stripe.card(customer)
-        await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+        await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
         stripe.fail(Fault.ERROR, "POST /v1/payment_intents", times=10)
         await shop.auto.run()
         stripe.api.faults.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from kyma.ledger import Kind, Outcome, Resolution
 from kyma.mail import Letter
 from kyma.money import Usd, usd
 from kyma.orders import OrderState
-from kyma.payments import PaymentState, Source
+from kyma.payments import Order, PaymentState, Source
 from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable
 from kyma.ports.storage import StorageUnavailable
 from kyma.topups import LONG, PAUSES, RESUME_AFTER, RESUME_AT_MOST, TopUp
@@ -29,7 +29,7 @@ async def a_customer(shop: MemoryShop, *manner: Any, **changes: Any) -> str:
     await shop.card(account, *manner)
     await shop.ledger.deposit(new_id(), account, usd("3"), "before")
     setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
-    await shop.auto.choose(replace(setting, **changes))
+    await shop.choose(replace(setting, **changes))
     return account
 
 
@@ -105,7 +105,7 @@ async def test_the_ceiling_is_of_what_the_card_pays_taxes_included() -> None:
     assert shop.processor.charges == 1, "two would be $48"
     _, charged = await shop.auto.setting(account)
     assert charged == usd("24")
-    await shop.auto.choose(replace(await setting_of(shop, account), monthly_ceiling=usd("48")))
+    await shop.choose(replace(await setting_of(shop, account), monthly_ceiling=usd("48")))
     await shop.auto.run()
     assert shop.processor.charges == 2
     assert (await shop.balance(account)).paid == usd("20")
@@ -119,6 +119,102 @@ async def test_taxes_that_rise_are_within_the_ceiling_and_are_not_asked_for_all_
     assert shop.processor.charges == 0
     assert shop.processor.reckoned == 1, "what it came to is remembered"
     assert (await setting_of(shop, account)).tax == usd("2")
+
+
+async def test_taxes_that_rise_above_the_ceiling_are_said_by_message_and_one_letter() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.processor.tax_percent = 10
+    for _ in range(100):
+        await shop.auto.run()
+        shop.clock.move(timedelta(days=1).total_seconds())
+    assert shop.processor.reckoned == 4, "in May, June, July and August"
+    found = await setting_of(shop, account)
+    assert (found.enabled, found.failures, shop.processor.charges) == (True, 0, 0)
+    assert "its taxes (2) are more than `monthly_ceiling` (20)" in found.message
+    (mail,) = shop.letters(Letter.AUTO_TOP_UP_FAILED)
+    assert (mail.facts["amount"], mail.facts["next_try"]) == ("20", "in the next month")
+    assert "$2" in mail.facts["reason"]
+    assert "$20" in mail.facts["reason"]
+
+
+async def test_a_process_that_dies_after_it_wrote_of_taxes_has_it_written_once() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.processor.tax_percent = 10
+
+    class Falling(Through):
+        async def claim(self, *_: Any) -> bool:
+            raise StorageUnavailable("gone")
+
+    shop.auto._topups = Falling(shop.topups)  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable):
+            await shop.auto.run()
+    shop.auto._topups = shop.topups
+    await shop.auto.run()
+    assert len(shop.letters(Letter.AUTO_TOP_UP_FAILED)) == 1
+    assert (await setting_of(shop, account)).message
+
+
+async def test_nobody_is_written_of_taxes_on_an_amount_that_was_chosen_before() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    due = await shop.topups.due()
+    await shop.choose(TopUp(account, True, usd("5"), usd("30"), usd("31")))
+    shop.processor.tax_percent = 10
+
+    class Late(Through):
+        async def due(self) -> Any:
+            return due
+
+    shop.auto._topups = Late(shop.topups)  # type: ignore[assignment]
+    assert await shop.auto.run() == 0
+    assert not shop.mails.posted
+
+
+async def test_taxes_that_fall_again_are_found_out_in_the_next_month() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.processor.tax_percent = 10
+    await shop.auto.run()
+    shop.processor.tax_percent = 0
+    found = await setting_of(shop, account)
+    assert found.not_before is not None
+    shop.clock.move((found.not_before - shop.clock.now()).total_seconds() - 1)
+    assert await shop.auto.run() == 0
+    shop.clock.move(1)
+    assert (shop.clock.now().day, await shop.auto.run()) == (1, 1)
+    found = await setting_of(shop, account)
+    assert (found.message, found.not_before, found.tax) == ("", None, Usd(0))
+    assert (await shop.balance(account)).paid == usd("23")
+
+
+async def test_who_chooses_a_ceiling_for_the_taxes_is_charged_or_told_again_at_once() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.processor.tax_percent = 10
+    await shop.auto.run()
+    higher = TopUp(account, True, usd("5"), usd("20"), usd("22"))
+    await shop.choose(higher)
+    shop.processor.tax_percent = 20
+    assert await shop.auto.run() == 0
+    assert len(shop.letters(Letter.AUTO_TOP_UP_FAILED)) == 2, "it is another choice"
+    await shop.choose(replace(higher, monthly_ceiling=usd("24")))
+    assert (await setting_of(shop, account)).message == ""
+    assert await shop.auto.run() == 1
+
+
+async def test_a_charge_that_the_ceiling_has_no_more_room_for_is_no_trouble_to_tell() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("39"))
+    await shop.auto.run()
+    await shop.spend(account, usd("23"))
+    shop.processor.tax_percent = 10
+    for _ in range(3):
+        assert await shop.auto.run() == 0
+    assert ((await setting_of(shop, account)).message, shop.processor.reckoned) == ("", 0)
+    assert not shop.letters(Letter.AUTO_TOP_UP_FAILED)
 
 
 async def test_a_ceiling_that_one_charge_with_its_taxes_exceeds_is_refused() -> None:
@@ -268,7 +364,7 @@ async def test_a_customer_deleted_at_the_processor_fails_for_want_of_a_card_and_
     _, now = await shop.till.customer(account)
     assert now != gone
     await shop.card(account)
-    await shop.auto.choose(replace(found, enabled=True, failures=0, not_before=None))
+    await shop.choose(replace(found, enabled=True, failures=0, not_before=None))
     assert await shop.auto.run() == 1
     assert (await shop.balance(account)).paid == usd("23")
 
@@ -378,6 +474,42 @@ async def test_a_charge_that_a_notice_credited_first_is_ended_as_paid() -> None:
     shop.clock.move(RESUME_AFTER.total_seconds() + 1)
     assert await shop.auto.run() == 1, "ended, and begun anew for the new crossing"
     assert shop.processor.charges == 2
+
+
+@pytest.mark.parametrize(("minutes", "charges"), [(31, 1), (29, 0)])
+async def test_a_lost_charge_is_not_sent_again_once_its_month_is_over(
+    minutes: int, charges: int
+) -> None:
+    """It counts to the ceiling of the month in which it was begun."""
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.clock.at = datetime(2026, 5, 31, 23, 60 - minutes, tzinfo=UTC)
+    await a_lost_charge(shop, after_acting=False)
+    shop.clock.move(timedelta(minutes=30).total_seconds())
+    await shop.auto.run()
+    assert shop.processor.charges == charges
+    shop.clock.at = datetime(2026, 6, 1, 1, tzinfo=UTC)
+    for _ in range(4):
+        await shop.auto.run()
+        shop.clock.move(PAUSES[0].total_seconds())
+        await shop.spend(account, (await shop.balance(account)).available)
+    _, charged = await shop.auto.setting(account)
+    assert (charged, shop.processor.charges) == (usd("20"), charges + 1)
+
+
+async def test_a_charge_that_was_taken_at_the_end_of_a_month_counts_to_it_and_is_no_failure() -> (
+    None
+):
+    shop = a_shop()
+    account = await a_customer(shop, monthly_ceiling=usd("20"))
+    shop.clock.at = datetime(2026, 5, 31, 23, 59, 30, tzinfo=UTC)
+    await a_lost_charge(shop, after_acting=True)
+    shop.clock.at = datetime(2026, 6, 1, 0, 30, tzinfo=UTC)
+    await shop.auto.run()
+    assert (await shop.balance(account)).paid == usd("23")
+    assert (await setting_of(shop, account)).failures == 0
+    assert await shop.topups.charged(account, datetime(2026, 5, 1, tzinfo=UTC)) == usd("20")
+    assert await shop.topups.charged(account, datetime(2026, 6, 1, tzinfo=UTC)) == 0
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -502,7 +634,7 @@ async def test_who_switches_it_on_again_is_charged_again_whatever_is_looked_at_a
     await shop.auto.run()
     await went_back(shop, "dispute")
     await shop.credits.reconcile()
-    await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+    await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
     await shop.deliver_all()
     await shop.credits.reconcile()
     assert (await setting_of(shop, account)).enabled
@@ -599,18 +731,158 @@ async def test_one_customers_trouble_is_not_anothers() -> None:
     assert (await shop.balance(second)).paid == usd("23")
 
 
+class Silent(Through):
+    """A processor that does not answer for one customer, and remembers when it was asked."""
+
+    def __init__(self, processor: Any, account: str) -> None:
+        super().__init__(processor)
+        self.account = account
+        self.asked: list[datetime] = []
+
+    async def customer(self, account_id: str, *given: Any) -> Any:
+        if account_id == self.account:
+            self.asked.append(self._processor._now())
+            raise ProcessorUnavailable("a timeout")
+        return await self._processor.customer(account_id, *given)
+
+
+async def test_who_gets_no_answer_before_a_charge_is_asked_for_later_and_later() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    silent = Silent(shop.processor, account)
+    shop.till._processor = silent  # type: ignore[assignment]
+    begun = shop.clock.now()
+    for _ in range(4 * 60 * 6):
+        assert await shop.auto.run() == 0
+        shop.clock.move(10)
+    minutes = [(at - begun).total_seconds() / 60 for at in silent.asked]
+    assert minutes == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    found = await setting_of(shop, account)
+    assert (found.enabled, found.failures, orders(shop)) == (True, 0, [])
+    assert found.not_before == silent.asked[-1] + RESUME_AT_MOST
+    shop.till._processor = shop.processor
+    shop.clock.at = found.not_before
+    assert await shop.auto.run() == 1
+    found = await setting_of(shop, account)
+    assert (found.delays, found.not_before) == (0, None)
+
+
+async def test_who_gets_no_answer_and_sets_it_again_is_asked_for_at_once() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    shop.till._processor = Silent(shop.processor, account)  # type: ignore[assignment]
+    await shop.auto.run()
+    shop.till._processor = shop.processor
+    assert await shop.auto.run() == 0
+    await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+    assert await shop.auto.run() == 1
+
+
+# Choices that are under way while something else happens
+
+
+async def under_way(shop: MemoryShop, setting: TopUp) -> asyncio.Task[TopUp]:
+    """A choice whose questions the processor does not answer until `resume`."""
+    shop.processor.pause()
+    choice = asyncio.create_task(shop.choose(setting))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not choice.done()
+    return choice
+
+
+async def is_refused(shop: MemoryShop, choice: asyncio.Task[TopUp]) -> None:
+    shop.processor.resume()
+    with pytest.raises(Refusal, match="stays as it is now") as refused:
+        await choice
+    assert (refused.value.code, refused.value.charged) == (Code.SETTING_CHANGED, False)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+async def test_a_choice_that_was_under_way_does_not_undo_what_money_that_went_back_did(
+    was_on: bool,
+) -> None:
+    shop = a_shop()
+    account = await a_customer(shop, enabled=was_on)
+    _, payment = await shop.bought(account, usd("20"))
+    await shop.credits.reconcile()
+    shop.processor.dispute(payment)
+    found = await shop.processor.payment(payment)
+    assert found is not None
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("200"))
+    choice = await under_way(shop, setting)
+    await shop.credits.apply(found)
+    await is_refused(shop, choice)
+    now = await setting_of(shop, account)
+    assert (now.enabled, now.monthly_ceiling) == (False, usd("100"))
+    assert ("dispute" in now.message) is was_on
+    assert await shop.auto.run() == 0
+    await shop.choose(setting)
+    assert await shop.auto.run() == 1, "who has seen it may switch it on"
+
+
+async def test_a_choice_that_was_under_way_does_not_undo_the_third_failure() -> None:
+    shop = a_shop()
+    account = await a_customer(shop, Manner.DECLINES)
+    for pause in PAUSES:
+        await shop.auto.run()
+        shop.clock.move(pause.total_seconds())
+    order = Order(new_id(), account, usd("20"), Source.AUTO_TOP_UP, shop.clock.now())
+    assert await shop.topups.claim(order, f"cus_{account}", "pm_1", Usd(0))
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
+    choice = await under_way(shop, setting)
+    await shop.topups.end(order.id, "declined")
+    await is_refused(shop, choice)
+    assert not (await setting_of(shop, account)).enabled
+
+
+async def test_of_two_choices_at_once_one_is_made_and_the_other_is_told() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
+    first = await under_way(shop, replace(setting, amount=usd("30")))
+    second = await under_way(shop, replace(setting, threshold=usd("6")))
+    shop.processor.resume()
+    ended = await asyncio.gather(first, second, return_exceptions=True)
+    assert sorted(isinstance(end, Refusal) for end in ended) == [False, True]
+
+
+async def test_what_charges_make_of_a_setting_keeps_no_choice_from_being_made() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    shop.till._processor = Silent(shop.processor, account)  # type: ignore[assignment]
+    before, _ = await shop.auto.setting(account)
+    await shop.auto.run()
+    shop.till._processor = shop.processor
+    shop.clock.move(60)
+    assert await shop.auto.run() == 1
+    assert before is not None
+    await shop.auto.choose(replace(before, monthly_ceiling=usd("60")), before)
+    assert (await setting_of(shop, account)).monthly_ceiling == usd("60")
+
+
+async def test_switching_off_is_done_whatever_happens_meanwhile() -> None:
+    shop = a_shop()
+    account = await a_customer(shop)
+    before, _ = await shop.auto.setting(account)
+    assert before is not None
+    await shop.choose(replace(before, amount=usd("30")))
+    await shop.auto.choose(replace(before, enabled=False), before)
+    assert not (await setting_of(shop, account)).enabled
+
+
 async def test_it_is_switched_on_with_a_card_and_a_setting_that_works() -> None:
     shop = a_shop()
     account = await shop.account()
     setting = TopUp(account, True, usd("5"), usd("20"), usd("100"))
     with pytest.raises(Refusal, match="saved card") as refused:
-        await shop.auto.choose(setting)
+        await shop.choose(setting)
     assert refused.value.code is Code.INVALID_VALUE
-    await shop.auto.choose(replace(setting, enabled=False))
+    await shop.choose(replace(setting, enabled=False))
     await shop.card(account)
     with pytest.raises(Refusal, match="threshold"):
-        await shop.auto.choose(replace(setting, threshold=usd("21")))
-    assert await shop.auto.choose(setting) == setting
+        await shop.choose(replace(setting, threshold=usd("21")))
+    assert await shop.choose(setting) == setting
     assert await shop.auto.setting(account) == (setting, Usd(0))
 
 
@@ -619,7 +891,7 @@ async def test_switching_it_on_again_forgets_its_failures() -> None:
     account = await a_customer(shop, Manner.DECLINES)
     await shop.auto.run()
     await shop.card(account)
-    await shop.auto.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
+    await shop.choose(TopUp(account, True, usd("5"), usd("20"), usd("100")))
     assert await shop.auto.run() == 1
     assert (await shop.balance(account)).paid == usd("23")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from datetime import UTC, datetime
@@ -286,6 +287,37 @@ async def test_a_payment_that_takes_its_time_is_accepted() -> None:
     assert (answer.status, fits(answer, "Order")["status"]) == (202, "open")
 
 
+async def test_a_card_that_paid_what_was_not_ordered_is_a_402_that_says_it_was_charged() -> None:
+    place = await a_shop()
+    await a_card(place, Manner.SLOW)
+    key = {"Idempotency-Key": "one"}
+    order = fits(await place.ask("POST", "/v1/billing/charge", {"amount": 20}, **key), "Order")
+    ((payment, _),) = processor(place)._payments.items()
+    processor(place).settle(payment)
+    processor(place).change(payment, amount=usd("19.99"))
+    answer = await place.ask("POST", "/v1/billing/charge", {"amount": 20}, **key)
+    told = answer.json()["error"]
+    assert (answer.status, told["code"]) == (402, "payment_not_credited")
+    assert (told["charged"], told["retryable"]) == (True, False)
+    assert told["order_id"] == order["order_id"]
+    shown = fits(await place.ask("GET", f"/v1/billing/checkout/{order['order_id']}"), "Order")
+    assert (shown["status"], shown["message"]) == ("refused", told["message"])
+    assert "do not pay again" in told["message"]
+    assert "19.99" not in told["message"]
+
+
+async def test_a_page_that_was_paid_for_another_amount_is_shown_as_refused() -> None:
+    place = await a_shop()
+    order = fits(await place.ask("POST", "/v1/billing/checkout", {"amount": 20}), "Order")
+    payment = processor(place).pay(order["url"].rsplit("/", 1)[1])
+    processor(place).change(payment, amount=usd("19.99"))
+    where = f"/v1/billing/checkout/{order['order_id']}"
+    shown = fits(await place.ask("GET", where), "Order")
+    assert shown["status"] == "refused"
+    assert "do not pay again" in shown["message"]
+    assert (await place.ask("GET", "/v1/credits/balance")).json()["available"] == "0.5"
+
+
 async def test_the_same_idempotency_key_is_the_same_purchase() -> None:
     place = await a_shop()
     await a_card(place)
@@ -351,6 +383,46 @@ async def test_auto_top_up_is_set_seen_and_switched_off() -> None:
     assert after["charged_this_month"] == "20"
     off = fits(await place.ask("PUT", "/v1/billing/auto-topup", {"enabled": False}), "AutoTopUp")
     assert (off["enabled"], off["amount"], off["monthly_ceiling"]) == (False, "20", "100")
+
+
+async def test_who_sets_it_while_a_dispute_switches_it_off_is_told_and_sees_why() -> None:
+    place = await a_shop()
+    await a_card(place)
+    setting = {"enabled": True, "threshold": 5, "amount": "20", "monthly_ceiling": 100}
+    await place.ask("PUT", "/v1/billing/auto-topup", setting)
+    assert await place.container.auto_top_ups().run() == 1
+    (id,) = processor(place)._payments
+    dispute = processor(place).dispute(id)
+    payment = await processor(place).payment(id)
+    assert payment is not None
+    processor(place).pause()
+    more = {**setting, "monthly_ceiling": 200}
+    choice = asyncio.create_task(place.ask("PUT", "/v1/billing/auto-topup", more))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await place.container.sales().credits.apply(payment)
+    processor(place).resume()
+    answer = await choice
+    assert error(answer) == (409, "setting_changed", None)
+    now = fits(await place.ask("GET", "/v1/billing/auto-topup"), "AutoTopUp")
+    assert (now["enabled"], now["monthly_ceiling"]) == (False, "100")
+    assert f"dispute {dispute}" in now["message"]
+    assert await place.container.auto_top_ups().run() == 0
+    again = await place.ask("PUT", "/v1/billing/auto-topup", {"enabled": True})
+    assert fits(again, "AutoTopUp")["enabled"]
+
+
+async def test_it_reads_why_nothing_is_charged_and_when_it_is_tried_again() -> None:
+    place = await a_shop()
+    await a_card(place)
+    setting = {"enabled": True, "threshold": 5, "amount": "20", "monthly_ceiling": 20}
+    await place.ask("PUT", "/v1/billing/auto-topup", setting)
+    processor(place).tax_percent = 8
+    assert await place.container.auto_top_ups().run() == 0
+    told = fits(await place.ask("GET", "/v1/billing/auto-topup"), "AutoTopUp")
+    assert (told["enabled"], told["tax"]) == (True, "1.6")
+    assert "taxes (1.6) are more than `monthly_ceiling` (20)" in told["message"]
+    assert told["next_try_at"][8:19] == "01T00:00:00"
 
 
 @pytest.mark.parametrize(

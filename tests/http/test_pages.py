@@ -15,6 +15,7 @@ from adapters.memory.payments import MemoryPayments
 from kyma.flows.access import Client
 from kyma.identity import challenge_of
 from kyma.mail import LINK_OF, Letter
+from kyma.money import usd
 from tests.http.on_memory import Place, a_place
 from tests.http.visiting import Browser, Page
 
@@ -561,6 +562,20 @@ async def test_back_from_paying_the_processor_is_asked_and_what_it_says_is_told(
     token = browser.jar["kyma_session"]
     balance = (await place.ask("GET", "/v1/credits/balance", secret=token)).json()
     assert balance["available"] == "20.5"
+
+
+async def test_back_from_paying_what_was_not_ordered_the_payment_is_said_to_have_arrived() -> None:
+    place, browser, order, page = await a_sale()
+    processor = place.container.processor()
+    assert isinstance(processor, MemoryPayments)
+    processor.change(processor.pay(page), amount=usd("19"))
+    for where in (f"/billing/back/{order}?checkout={page}", f"/billing/back/{order}"):
+        told = await browser.get(where)
+        assert told.status == 200
+        assert "We have to look at this" in told.text
+        assert "Your payment arrived" in told.text
+        assert "do not pay again" in told.text
+        assert "Nothing was charged" not in told.text
 
 
 async def test_nobody_sees_anothers_order_and_an_outage_is_told_as_one() -> None:

@@ -25,7 +25,7 @@ from adapters.payments import reading
 from adapters.payments.calls import API_VERSION, answered
 from adapters.payments.stripe import StripePayments
 from kyma.money import Usd, usd
-from kyma.payments import MAX_PURCHASE, MIN_PURCHASE, Order, Payment, PaymentState, Source
+from kyma.payments import MAX_PURCHASE, MIN_PURCHASE, Order, Payment, PaymentState, Reversal, Source
 from kyma.ports.payments import ProcessorRefused, ProcessorUnavailable, UnreadablePayment
 from tests.builders import new_id
 from tests.stripe_server import Fault, StripeServer, stripe_server
@@ -577,11 +577,90 @@ async def test_partial_refunds_of_a_taxed_payment_leave_the_tax_out(
     reversals = {back.id: back.amount for back in (await standing(taxed, paid.id)).reversals}
     assert reversals[first] == usd("9.23")
     assert sum(reversals.values()) == paid.amount
-    assert reversals[f"{paid.id}_rest"] == usd("0.01")
+    assert [amount for id, amount in reversals.items() if "_rest_" in id] == [usd("0.01")]
 
 
 def a_refund(id: str, cents: int, status: str = "succeeded") -> stripe.Refund:
-    return stripe.Refund.construct_from({"id": id, "amount": cents, "status": status}, None)
+    """Made in the order of its name."""
+    values = {"id": id, "amount": cents, "status": status, "created": int(id[3:])}
+    return stripe.Refund.construct_from(values, None)
+
+
+def a_dispute(id: str, cents: int, status: str = "lost") -> stripe.Dispute:
+    values = {
+        "id": id, "amount": cents, "status": status, "created": int(id[3:]),
+        "balance_transactions": [{"amount": -cents}],
+    }  # fmt: skip
+    return stripe.Dispute.construct_from(values, None)
+
+
+def taken(reversals: tuple[Reversal, ...]) -> int:
+    """The cents of credit that are gone."""
+    return sum(back.amount for back in reversals if not back.reinstated) // CENT
+
+
+def thirds(*states: str) -> tuple[Reversal, ...]:
+    """Refunds of $2 each of $6, of which $5 were credit."""
+    refunds = [a_refund(f"re_{place}", 200, state) for place, state in enumerate(states)]
+    return reading.reversals_of("pi_1", 600, 500, refunds[::-1], ())
+
+
+def test_a_rest_is_undone_when_a_refund_that_made_it_did_not_arrive() -> None:
+    good, bad = "succeeded", "failed"
+    whole, less = thirds(good, good, good), thirds(good, good, bad)
+    assert taken(whole) == 500
+    assert taken(less) == 332
+    rest = Reversal("pi_1_rest_re_2_2", usd("0.02"), is_dispute=False)
+    assert rest in whole
+    assert replace(rest, reinstated=True) in less
+    again = thirds(good, good, bad, good)
+    assert taken(again) == 500
+    assert set(less) < set(again), "what was undone stays so, and the new one has its own rest"
+    last = thirds(bad, good, bad, good)
+    assert taken(last) == 332
+    ids = {back.id: back.amount for back in again}
+    assert {back.id: back.amount for back in last} == ids, "nothing that was booked is forgotten"
+
+
+def test_what_a_refund_and_a_dispute_return_together_is_the_whole_credit() -> None:
+    refund = a_refund("re_1", 200)
+    lost, won = a_dispute("dp_2", 400), a_dispute("dp_2", 400, "won")
+    both = reading.reversals_of("pi_1", 600, 500, [refund], [lost])
+    assert taken(both) == 500
+    back = reading.reversals_of("pi_1", 600, 500, [refund], [won])
+    assert taken(back) == 166
+    assert {one.id for one in back} == {one.id for one in both}
+    beyond = reading.reversals_of("pi_1", 600, 500, [refund], [a_dispute("dp_2", 600)])
+    assert [one.id for one in beyond] == ["re_1", "dp_2"], "nothing is left to return"
+
+
+@given(
+    credit=st.integers(1, 1_000),
+    tax=st.integers(0, 300),
+    steps=st.lists(st.tuples(st.integers(1, 1_300), st.integers(0, 3)), max_size=12),
+)
+def test_whatever_fails_in_between_no_rest_is_taken_that_is_not_owed(
+    credit: int, tax: int, steps: list[tuple[int, int]]
+) -> None:
+    total = credit + tax
+    refunds: list[stripe.Refund] = []
+    seen: set[tuple[str, int]] = set()
+    for place, (cents, fails) in enumerate(steps):
+        live = [one for one in refunds if one.status == "succeeded"]
+        left = total - sum(one.amount for one in live)
+        if left:
+            refunds.append(a_refund(f"re_{place}", min(cents, left)))
+        elif fails < len(live):
+            live[fails].status = "failed"
+        now = reading.reversals_of("pi_1", total, credit, refunds, ())
+        live = [one for one in refunds if one.status == "succeeded"]
+        shares = sum(one.amount * credit // total for one in live)
+        is_whole = sum(one.amount for one in live) == total
+        assert taken(now) == (credit if is_whole else shares)
+        assert len({back.id for back in now}) == len(now)
+        seen |= {(back.id, back.amount) for back in now}
+        told = {(back.id, back.amount) for back in now}
+        assert seen == told, "what was booked is known as it was"
 
 
 @given(

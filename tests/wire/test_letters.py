@@ -92,6 +92,18 @@ def test_a_template_uses_no_fact_that_its_letter_does_not_list(letter: Letter) -
     assert FACTS[letter] <= named
 
 
+def test_a_failed_top_up_reads_whether_it_is_off_or_tried_again() -> None:
+    facts = {"amount": "20", "reason": "its taxes are too much"}
+    for next_try, said, unsaid in (
+        ({}, "is switched off now", "stays on"),
+        ({"next_try": "in the next month"}, "tried again in the next month", "switched off"),
+    ):
+        mail = Mail("test", "ada@example.com", Letter.AUTO_TOP_UP_FAILED, {**facts, **next_try})
+        for body in bodies(JinjaPrinter(SITE).print(mail, NOON)).values():
+            assert said in " ".join(body.split())
+            assert unsaid not in " ".join(body.split())
+
+
 def test_every_template_belongs_to_a_letter_or_to_all() -> None:
     shared = {"layout.txt", "layout.html", "parts.html"}
     letters = {f"{letter.value}.{ending}" for letter in Letter for ending in ("txt", "html")}

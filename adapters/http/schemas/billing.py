@@ -139,7 +139,7 @@ SCHEMAS = {
             **_money("charged_this_month"),
             "failures": integer("Failed payments in a row.", minimum=0),
             "next_try_at": maybe(MOMENT),
-            "message": maybe(text("Why it was switched off.")),
+            "message": maybe(text("Why it was switched off, or charges nothing.")),
             "billing_url": URL,
         }
     ),
