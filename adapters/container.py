@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 from dependency_injector import containers, providers
@@ -16,12 +18,10 @@ from adapters.http.pages import BACK
 from adapters.http.public import Public
 from adapters.http.receipts import Books
 from adapters.http.text import Limits
-from adapters.identity.google import GoogleIdentity
 from adapters.mail.folder import FolderCarrier
 from adapters.mail.message import sender_of
 from adapters.mail.render import JinjaPrinter
 from adapters.mail.smtp import Security, Server, SmtpCarrier
-from adapters.payments.stripe import StripePayments
 from adapters.postgres.accounts import PostgresAccounts, PostgresOperators, PostgresOverrides
 from adapters.postgres.identity import (
     PostgresAuthorizationCodes,
@@ -91,6 +91,10 @@ from kyma.ports.mail import Carrier
 from kyma.ports.runtime import Chance, Digests
 from kyma.ports.storage import Accounts, StorageUnavailable
 
+if TYPE_CHECKING:
+    from adapters.identity.google import GoogleIdentity
+    from adapters.payments.stripe import StripePayments
+
 log = structlog.get_logger("kyma")
 
 HOLD_MARGIN_S = 120
@@ -133,7 +137,9 @@ def make_clients(settings: Settings) -> dict[str, Client]:
 
 
 def make_processor(settings: Settings, clock: SystemClock) -> StripePayments:
-    """Stripe; only where billing is on."""
+    """Stripe; only where billing is on, since its library takes a fifth of a second to load."""
+    from adapters.payments.stripe import StripePayments  # noqa: PLC0415 - see above
+
     return StripePayments(
         settings.stripe_secret_key.get_secret_value(),
         settings.stripe_webhook_secret.get_secret_value(),
@@ -143,6 +149,14 @@ def make_processor(settings: Settings, clock: SystemClock) -> StripePayments:
     )
 
 
+def make_google(settings: Settings) -> GoogleIdentity:
+    """Google; only where it is set, since its libraries take a third of a second to load."""
+    from adapters.identity.google import GoogleIdentity  # noqa: PLC0415 - see above
+
+    secret = settings.google_client_secret.get_secret_value()
+    return GoogleIdentity(settings.google_issuer, settings.google_client_id, secret)
+
+
 def make_ways(
     settings: Settings,
     access: Access,
@@ -150,7 +164,7 @@ def make_ways(
     devices: Devices,
     authorize: Authorize,
     links: MailLinks,
-    federation: Federation,
+    federation: Callable[[], Federation],
     digests: Digests,
     chance: Chance,
     sales: Sales | None,
@@ -159,7 +173,7 @@ def make_ways(
     is_set = bool(settings.google_client_id)
     return Ways(
         settings.base_url, access, sessions, devices, authorize, links,
-        federation if is_set else None, digests, chance,
+        federation() if is_set else None, digests, chance,
         None if sales is None else sales.state_of,
     )  # fmt: skip
 
@@ -230,7 +244,7 @@ class Container(containers.DeclarativeContainer):
 
     clock = providers.Singleton(SystemClock)
     chance = providers.Singleton(SystemChance)
-    passwords = providers.Singleton(Argon2Passwords)
+    passwords = providers.Singleton(Argon2Passwords, settings.provided.password_memory_mb)
     alerts = providers.Singleton(LogAlerts)
     digests = providers.Singleton(HmacDigests, settings.provided.key_pepper.get_secret_value.call())
 
@@ -326,10 +340,7 @@ class Container(containers.DeclarativeContainer):
     link_rows = providers.Singleton(PostgresLinks, units)
     device_codes = providers.Singleton(PostgresDeviceCodes, units)
     authorization_codes = providers.Singleton(PostgresAuthorizationCodes, units)
-    google = providers.Singleton(
-        GoogleIdentity, settings.provided.google_issuer, settings.provided.google_client_id,
-        settings.provided.google_client_secret.get_secret_value.call(),
-    )  # fmt: skip
+    google = providers.Singleton(make_google, settings)
     devices = providers.Singleton(
         Devices, device_codes, accounts, ledger, throttle, digests, chance
     )
@@ -371,8 +382,8 @@ class Container(containers.DeclarativeContainer):
         off=providers.Object(None),
     )
     ways = providers.Singleton(
-        make_ways, settings, access, sessions, devices, authorize, links, federation, digests,
-        chance, sales,
+        make_ways, settings, access, sessions, devices, authorize, links,
+        federation.provider, digests, chance, sales,
     )  # fmt: skip
     operator_sign_in = providers.Singleton(OperatorSignIn, operators, passwords, throttle)
     new_operators = providers.Singleton(NewOperators, operators, passwords, clock)
@@ -415,7 +426,8 @@ async def stop(container: Container) -> None:
     await container.board().close()
     await container.ledger().close()
     await container.transport().close()
-    await container.google().close()
+    if container.settings().google_client_id:
+        await container.google().close()
     if container.settings().bills:
         await container.processor().close()
     await container.redis().aclose()

@@ -95,6 +95,13 @@ class Settings(BaseSettings):
         "`true` where `KYMA_SMTP_HOST` is set, else `false`.",
     )
 
+    password_memory_mb: int = Field(
+        default=46,
+        ge=8,
+        le=1024,
+        description="MiB that argon2id takes to hash a password; below 46 is for tests alone.",
+    )
+
     database_url: str = Field(
         default="",
         description="PostgreSQL to use, e.g. `postgresql://user@host/db`; empty: embedded.",

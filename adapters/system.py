@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import os
 import random
@@ -55,6 +56,14 @@ class SystemChance:
         return prefix + secrets.token_hex(24)
 
 
+def _decoy(hasher: PasswordHasher) -> str:
+    """What takes as long to compare as a hash of `hasher`, and is that of no known password."""
+    salt, hashed = secrets.token_bytes(hasher.salt_len), secrets.token_bytes(hasher.hash_len)
+    packed = [base64.b64encode(part).rstrip(b"=").decode() for part in (salt, hashed)]
+    costs = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return "$".join(["", "argon2id", "v=19", costs, *packed])
+
+
 class Argon2Passwords:
     """argon2id on threads of its own, with the first parameters of OWASP's password cheat sheet.
 
@@ -62,13 +71,14 @@ class Argon2Passwords:
     and the database's connections; one that would wait for long is refused.
     """
 
-    def __init__(self, most_waiting: int = 64) -> None:
-        self._hasher = PasswordHasher(memory_cost=46 * 1024, time_cost=1, parallelism=1)
+    def __init__(self, memory_mb: int = 46, most_waiting: int = 64) -> None:
+        """`memory_mb` is what one hash takes, in MiB; 46 is OWASP's for a single pass."""
+        self._hasher = PasswordHasher(memory_cost=memory_mb * 1024, time_cost=1, parallelism=1)
         at_once = max(1, (os.cpu_count() or 1) // 2)
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="password")
         self._most_waiting = most_waiting
         self._waiting = 0
-        self._decoy = self._hasher.hash(secrets.token_hex(16))
+        self.decoy = _decoy(self._hasher)
 
     async def hash(self, password: str) -> str:
         """A PHC string."""
@@ -94,7 +104,7 @@ class Argon2Passwords:
 
     def _compare(self, password: str, hashed: str | None) -> bool:
         try:
-            self._hasher.verify(hashed or self._decoy, password)
+            self._hasher.verify(hashed or self.decoy, password)
         except (VerifyMismatchError, InvalidHashError):
             return False
         return hashed is not None

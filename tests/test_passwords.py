@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 
 from adapters.system import Argon2Passwords
 from kyma.errors import Code, Refusal
@@ -18,6 +20,15 @@ async def test_a_hash_matches_its_password_alone() -> None:
     assert not await passwords.matches("secret-2", hashed)
     assert not await passwords.matches("secret-1", None)
     assert not await passwords.matches("secret-1", "no PHC string")
+
+
+@pytest.mark.parametrize("memory_mb", [8, 46])
+def test_the_decoy_takes_as_long_as_a_hash(memory_mb: int) -> None:
+    decoy = Argon2Passwords(memory_mb).decoy
+    alike = PasswordHasher(memory_cost=memory_mb * 1024, time_cost=1, parallelism=1)
+    assert extract_parameters(decoy) == extract_parameters(alike.hash("secret-1"))
+    with pytest.raises(VerifyMismatchError):  # it was hashed and compared, not merely read
+        alike.verify(decoy, "secret-1")
 
 
 async def test_a_burst_of_sign_ups_does_not_hold_the_threads_that_others_need() -> None:

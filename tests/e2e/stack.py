@@ -79,6 +79,7 @@ class Stack:
             "KYMA_REDIS_URL": self.redis_url,
             "KYMA_KEY_PEPPER": PEPPER,
             "KYMA_SANDBOX": "on",
+            "KYMA_PASSWORD_MEMORY_MB": "8",  # hundreds of customers sign up
             **{f"KYMA_{key.upper()}": value for key, value in settings.items()},
         }
         return await self._start(
