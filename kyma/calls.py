@@ -379,5 +379,5 @@ def _of_part(part: Mapping[str, Any]) -> Iterator[str | Mapping[str, Any]]:
     text = part.get("text")
     if isinstance(text, str):
         yield text
-    if part.get("type", "text") != "text" or not MEDIA.isdisjoint(part):
+    if part.get("type", "text") != "text" or any(part.get(name) for name in MEDIA):
         yield part

@@ -11,8 +11,13 @@ SOUNDS = frozenset({"input_audio", "audio_url", "audio"})
 WRAPPINGS = ("image_url", "video_url", "file", "source")
 """Fields of a part in which a medium stands, or the address where it does."""
 
-MEDIA = frozenset({*WRAPPINGS, *SOUNDS, *PICTURES, "video"})
-"""Fields that make a part more than its text, whatever it says of its type."""
+MEDIA = frozenset({*WRAPPINGS, *SOUNDS, *PICTURES, "video"}) - {"source"}
+"""Fields that make a part more than its text, whatever it says of its type.
+
+The `source` of a text is where somebody found it, and no model looks there.
+"""
+
+WRAPPINGS_OF_TEXT = tuple(name for name in WRAPPINGS if name in MEDIA)
 
 MAX_ADDRESS = 4_096
 """So many characters are looked at of what may be an address, or a medium of megabytes."""
@@ -64,7 +69,7 @@ def _is_among(kinds: frozenset[str], part: Mapping[str, Any]) -> bool:
 
 def _strings(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What stands in a part's wrapping, by its field, without the blanks before it."""
-    for wrapping in WRAPPINGS:
+    for wrapping in WRAPPINGS if part.get("type") != "text" else WRAPPINGS_OF_TEXT:
         given = part.get(wrapping)
         for name, value in given.items() if isinstance(given, Mapping) else (("url", given),):
             if isinstance(value, str):

@@ -217,8 +217,9 @@ def ruling(known: KnownOrder | None, payment: Payment) -> Ruling:
         return Ruling(payment, None, OrderState.REFUSED, refusal=refusal if paid else "")
     order = known.order
     if refusal:
-        # Its buyer has paid, and must not be told otherwise.
-        moved = None if known.state is OrderState.CREDITED else order.id
+        # Its buyer has paid, and must not be told otherwise; somebody else's slip is not theirs.
+        is_buyers = payment.customer == known.customer
+        moved = order.id if is_buyers and known.state is not OrderState.CREDITED else None
         return Ruling(payment, moved, OrderState.REFUSED, refusal=refusal)
     if paid:
         postings = tuple(_postings(payment))

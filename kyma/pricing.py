@@ -126,14 +126,22 @@ def billable(told: Usage, call: ChatCall, context_window: int, output_bytes: int
     return Usage(input, read, written, output, reasoning, Evidence.AT_LEAST)
 
 
+def echoed_bytes(call: ChatCall) -> int:
+    """So much of what comes may be the prompt again, which nobody pays for as output."""
+    return call.size.worst_input * call.size.choices if call.body.get("echo") else 0
+
+
 def _possible(told: Usage, call: ChatCall, context_window: int, output_bytes: int) -> bool:
     """Whether there is a prompt, and tokens for what was said, and none longer than its window."""
     longest_prompt = max(context_window, call.size.worst_input) + SPARE_INPUT
     longest_output = context_window * call.size.choices + SUMMARY
+    # A model may begin with what it was given: an echo, or the beginning of its own answer.
+    repeated = call.size.worst_input * call.size.choices
     return (
         plausible(told)
         and 0 < told.prompt_tokens <= longest_prompt
-        and output_bytes <= told.completion_tokens * BYTES_PER_TOKEN_AT_MOST
+        and (told.completion_tokens > 0 or output_bytes <= echoed_bytes(call))
+        and output_bytes <= told.completion_tokens * BYTES_PER_TOKEN_AT_MOST + repeated
         and told.completion_tokens <= longest_output
     )
 

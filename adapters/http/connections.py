@@ -28,12 +28,14 @@ class PatientProtocol(HttpToolsProtocol):
     """
 
     head_timeout_s = 15.0
+    body_timeout_s = 30.0
     _late: asyncio.TimerHandle | None = None
+    _in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """The wait begins."""
         super().connection_made(transport)
-        self._wait()
+        self._wait(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody to wait for."""
@@ -41,30 +43,41 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes that begin no request, a blank line, end uvicorn's wait for one: ours begins."""
+        """Any byte ends uvicorn's wait for a request: ours begins.
+
+        It may be a blank line, which begins none, or the rest of a body that was refused early:
+        whoever sends that reads its answer when all is sent.
+        """
         super().data_received(data)
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if is_idle and not self.transport.is_closing():
-            self._wait()
+        is_answered = self.cycle is None or self.cycle.response_complete
+        if is_answered and not self.transport.is_closing():
+            self._wait(self.body_timeout_s if self._in_body else self.head_timeout_s)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._wait()
+        self._wait(self.head_timeout_s)
 
     def on_headers_complete(self) -> None:
         """The head is here: the rest has limits of its own."""
         self._wait_no_more()
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        self._in_body = False
+        self._wait_no_more()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What the parser cannot read."""
         self._wait_no_more()
         self._refuse(Refusal(Code.INVALID_VALUE, f"This is not HTTP/1.1. {msg}"))
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         if self._late is None:
-            self._late = self.loop.call_later(self.head_timeout_s, self._give_up)
+            self._late = self.loop.call_later(seconds, self._give_up)
 
     def _wait_no_more(self) -> None:
         if self._late is not None:
@@ -74,7 +87,11 @@ class PatientProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._late = None
         if self.cycle is not None and not self.cycle.response_complete:
-            self._wait()  # an answer is still on its way; the request behind it waits in any case
+            # An answer is still on its way; the request behind it waits in any case.
+            self._wait(self.head_timeout_s)
+            return
+        if self._in_body:  # its answer has been sent
+            self.transport.close()
             return
         said = f"The head of the request did not arrive within {self.head_timeout_s:g} s."
         self._refuse(Refusal(Code.BODY_TIMEOUT, said))
@@ -92,9 +109,10 @@ class PatientProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def patient(head_timeout_s: float) -> type[PatientProtocol]:
-    """The protocol with its limit."""
-    return type("Protocol", (PatientProtocol,), {"head_timeout_s": head_timeout_s})
+def patient(head_timeout_s: float, body_timeout_s: float) -> type[PatientProtocol]:
+    """The protocol with its limits."""
+    limits = {"head_timeout_s": head_timeout_s, "body_timeout_s": body_timeout_s}
+    return type("Protocol", (PatientProtocol,), limits)
 
 
 def allow_more_files() -> None:

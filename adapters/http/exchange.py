@@ -31,6 +31,8 @@ EVENT_STREAM = [
 LONG_BYTES = 1 << 20
 """An answer from here on is shortened off the event loop: it takes 30 ms a megabyte."""
 
+GIVE_UP_AGAIN_S = 5.0
+
 GIVE_BACK_S = 1.0
 """How long a refusal waits for the request's idempotency key to be free again. It takes two
 questions to the database; if that does not answer, the caller is told all the same."""
@@ -59,15 +61,17 @@ class Presence:
         `patience_until` is a time of the event loop; a client whose stream has not ended by
         then counts as one that left.
         """
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         if task is None:
             return
 
         def give_up() -> None:
+            # Again and again: a charge that is under way is finished first, whoever cancels it.
+            self._timer = loop.call_later(GIVE_UP_AGAIN_S, give_up)
             self.left = True
             task.cancel()
 
-        self._timer = asyncio.get_running_loop().call_at(patience_until, give_up)
+        self._timer = loop.call_at(patience_until, give_up)
         self._start(task.cancel)
 
     def _start(self, then: Callable[[], object]) -> None:

@@ -26,7 +26,7 @@ def server_config(app: Gateway, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="none",
-        http=patient(settings.head_timeout_s),
+        http=patient(settings.head_timeout_s, settings.body_timeout_s),
         ws="none",
         lifespan="off",
         access_log=False,

@@ -222,7 +222,7 @@ def _rests(payment_id: str, total: int, credit: int, moved: Iterable[_Moved]) ->
     """
     kept = kept_shares = 0
     undone = {(0, 0)}
-    for one in sorted(moved, key=attrgetter("created")):
+    for one in sorted(moved, key=attrgetter("created", "is_dispute")):
         share = one.share(total, credit)
         rests: dict[int, bool] = {}
         for more, shares in undone:

@@ -27,7 +27,7 @@ from kyma.money import ZERO, Usd
 from kyma.ports.runtime import Alerts, Chance, Clock, Conversations, HealthBoard, Limiter
 from kyma.ports.storage import StorageUnavailable
 from kyma.ports.upstreams import ChatUpstream, Deadline
-from kyma.pricing import PerToken, billable
+from kyma.pricing import PerToken, billable, echoed_bytes
 from kyma.routing import UNKNOWN, Affinity, Route, Step, is_half_open, next_step, order, soonest
 from kyma.usage import NOTHING, Attempt, Evidence, Usage, UsageRecord
 
@@ -353,9 +353,10 @@ class Chat:
                 self._alerts.implausible_usage(route.provider, route.model, repr(told)[:300])
             if usage is not None:
                 return usage
+        said_bytes = max(0, output_bytes - echoed_bytes(call))
         return Usage(
             input=call.size.likely_input,
-            output=min(-(-output_bytes // BYTES_PER_TOKEN), call.size.max_output),
+            output=min(-(-said_bytes // BYTES_PER_TOKEN), call.size.max_output),
             evidence=Evidence.AT_LEAST,
         )
 

@@ -50,7 +50,7 @@ UNCREDITED = (
     "A charge that was begun at {at:%Y-%m-%d %H:%M} UTC was paid, but is not what was ordered. "
     "Nothing more is charged until an operator has booked it or sent it back."
 )
-RETURNED = "what was paid is not what was ordered, and went back"
+RETURNED = "what was paid is not what was ordered, and went back or was settled otherwise"
 
 UNDER_WAY = frozenset({PaymentState.PAID, PaymentState.PENDING})
 """What cannot be given up any more."""
@@ -258,7 +258,9 @@ class AutoTopUps:
         if known is not None and known.state is OrderState.CREDITED:
             await self._topups.end(order.id, None)
         elif not await self._orders.is_uncredited(payment_id):
-            await self._fail(order, RETURNED)
+            now = await self._orders.order(order.id)
+            settled = now is not None and now.state is OrderState.CREDITED
+            await (self._topups.end(order.id, None) if settled else self._fail(order, RETURNED))
 
     async def _gave_up(self, payment_id: str, order: Order) -> bool:
         """See to it that nobody pays any more; False if it was paid, or is on its way."""

@@ -122,6 +122,14 @@ def test_a_medium_is_held_for_whatever_its_part_says_it_is(kind: dict[str, Any],
     assert size_of(body([part]), WINDOW).worst_input == WINDOW
 
 
+@pytest.mark.parametrize(
+    "name", ["image_url", "video_url", "file", "input_audio", "audio", "image"]
+)
+def test_a_text_with_an_empty_field_for_a_medium_is_a_text(name: str) -> None:
+    part = {"type": "text", "text": "abc", name: None, "source": "https://x/handbook.mp3"}
+    assert size_of(body([part]), WINDOW).worst_input == 3 + MESSAGE_OVERHEAD_TOKENS
+
+
 @pytest.mark.parametrize("kind", ["input_audio", "video_url", "file", "something new"])
 def test_other_media_may_fill_the_window(kind: str) -> None:
     assert size_of(body([{"type": kind}]), WINDOW).worst_input == WINDOW

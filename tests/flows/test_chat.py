@@ -372,13 +372,24 @@ async def test_usage_that_may_be_true_is_billed_as_told(stream: bool, told: Usag
 
 
 async def test_a_long_text_is_not_one_of_few_tokens() -> None:
-    world = await a_world({"first": [Says(["x" * 1_000], Usage(input=100, output=3))]})
+    world = await a_world({"first": [Says(["x" * 2_000], Usage(input=100, output=3))]})
     _, receipt = await serve(world, False)
     assert (receipt.usage.output, receipt.usage.evidence) == (100, Evidence.AT_LEAST)
     assert len(world.alerts.heard) == 1
-    world = await a_world({"first": [Says(["x" * 1_000], Usage(input=100, output=4))]})
+    world = await a_world({"first": [Says(["x" * 2_000], Usage(input=100, output=7))]})
     _, receipt = await serve(world, False)
-    assert (receipt.usage.output, world.alerts.heard) == (4, [])
+    assert (receipt.usage.output, world.alerts.heard) == (7, [])
+
+
+@pytest.mark.parametrize("told", [Usage(input=100, output=1), Usage(input=100), None])
+@streamed
+async def test_a_prompt_that_comes_again_is_no_output(stream: bool, told: Usage | None) -> None:
+    """Its 400 bytes are a prompt of 408 at most, by what every message weighs."""
+    world = await a_world({"first": [Says(["x" * 400, "12"], told)]})
+    _, receipt = await serve(world, stream, echo=True)
+    expected = told or Usage(input=108, evidence=Evidence.AT_LEAST)
+    assert receipt.usage == expected
+    assert world.alerts.heard == []
 
 
 @pytest.mark.parametrize(

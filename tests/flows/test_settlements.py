@@ -338,6 +338,32 @@ async def test_a_top_up_that_was_settled_by_hand_is_over_and_the_next_may_begin(
     assert (await shop.balance(account)).posted == usd("24")
 
 
+class SettledMeanwhile:
+    """A processor that is asked of a payment while an operator settles it."""
+
+    def __init__(self, shop: MemoryShop, account: str) -> None:
+        self._shop, self._account = shop, account
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shop.processor, name)
+
+    async def payment(self, id: str) -> Any:
+        found = await self._shop.processor.payment(id)
+        await by_hand(self._shop).settle(id, self._account, usd("19"), WHY, "olga")
+        return found
+
+
+async def test_a_top_up_that_is_settled_while_it_is_looked_at_has_not_failed() -> None:
+    shop = a_shop()
+    account, _ = await a_stuck_top_up(shop)
+    shop.auto._processor = SettledMeanwhile(shop, account)
+    shop.clock.move(RESUME_AT_MOST.total_seconds())
+    await shop.auto.run()
+    assert await shop.topups.running() == []
+    setting = await top_up_of(shop, account)
+    assert (setting.failures, setting.message, setting.enabled) == (0, "", True)
+
+
 async def test_a_top_up_that_was_settled_for_somebody_else_has_failed() -> None:
     shop = a_shop()
     account, payment = await a_stuck_top_up(shop)

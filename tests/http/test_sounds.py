@@ -43,6 +43,7 @@ QUIET: list[dict[str, Any]] = [
     {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
     {"type": "file", "file": {"filename": "a.mp3", "file_data": "data:text/plain;base64,AAAA"}},
     {"type": "image_url", "image_url": {"url": "https://x/a.png?like=b.mp3"}},
+    {"type": "text", "text": "said", "source": "https://x/y.mp3"},
     {"type": "file", "file": {"filename": "a.pdf", "file_data": "AAAA"}},
     {"type": "something_new", "content": ["x", 7, {"type": "text", "text": "x"}]},
     {},
