@@ -43,8 +43,9 @@ REPLAYED = ("X-Kyma-Idempotent-Replay", "true")
 class Presence:
     """Whether the client is still there; asks the server only when somebody wants to know."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, again_s: float = GIVE_UP_AGAIN_S) -> None:
         self.receive = receive
+        self._again_s = again_s
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.left = False
@@ -67,7 +68,7 @@ class Presence:
 
         def give_up() -> None:
             # Again and again: a charge that is under way is finished first, whoever cancels it.
-            self._timer = loop.call_later(GIVE_UP_AGAIN_S, give_up)
+            self._timer = loop.call_later(self._again_s, give_up)
             self.left = True
             task.cancel()
 

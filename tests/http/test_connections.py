@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from adapters.http.connections import patient
+from adapters.http.exchange import Presence
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n"
 REFUSED = b"HTTP/1.1 401"
@@ -66,3 +67,25 @@ async def test_the_rest_of_a_refused_body_is_not_waited_for_without_end() -> Non
             said = await reader.read()
     assert said.startswith(REFUSED)
     assert said.count(b"HTTP/1.1") == 1, "nothing is said on top of an answer"
+
+
+async def test_who_reads_too_slowly_is_let_go_also_if_a_charge_was_finished_first() -> None:
+    """A charge that is under way takes no notice of being cancelled."""
+    presence = Presence(asyncio.Event().wait, again_s=0.02)  # type: ignore[arg-type]  # says nothing
+    charged = asyncio.Event()
+
+    async def serve() -> None:
+        presence.watch(asyncio.get_running_loop().time() + 0.02)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            charged.set()
+        await asyncio.Event().wait()  # the client does not read
+
+    serving = asyncio.create_task(serve())
+    async with asyncio.timeout(5):
+        await asyncio.wait([serving])
+    assert serving.cancelled()
+    assert charged.is_set()
+    assert presence.left
+    presence.close()
