@@ -112,7 +112,8 @@ class Exchange:
         self._kept: list[bytes] = []
         self._kind = "application/json"
         self._send = send
-        self._began = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
         self._asking = asking
         self._extra = cors.ENCODED if asking.from_browser else cors.NONE
         self._everywhere = encoded(_names(dialect, request_id)) + self._extra
@@ -130,7 +131,7 @@ class Exchange:
 
     def so_far(self) -> tuple[str, str]:
         """How long it took until now; what a model answered says more than this."""
-        took_s = asyncio.get_running_loop().time() - self._began
+        took_s = self._now() - self._began
         return ("Server-Timing", server_timing(total=took_s))
 
     async def whole(self, raw: bytes, headers: list[tuple[str, str]]) -> None:
@@ -212,8 +213,9 @@ class Exchange:
     async def more(self, data: bytes) -> None:
         """Send a part of a stream; nothing is no part."""
         if data:
-            self._keep(data)
-            self._sent_at = asyncio.get_running_loop().time()
+            if self.claim is not None:
+                self._keep(data)
+            self._sent_at = self._now()  # no call of get_running_loop: it asks the kernel
             await self._send(_more(data))
 
     async def end(self, data: bytes) -> None:

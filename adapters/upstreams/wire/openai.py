@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from adapters.json_text import json_bytes
+from adapters.upstreams.wire.alike import Alike
 from adapters.upstreams.wire.endings import ending_of
 from adapters.upstreams.wire.faults import check_told, error_in_body, failure
 from adapters.upstreams.wire.jsons import UNREADABLE, objects, read, written
@@ -324,7 +325,8 @@ class StreamDecoder:
         self._choices = max(1, choices)
         self._seen: set[Any] = set()
         self._finished: set[Any] = set()
-        self._split = Splitter().feed
+        self._splitter = Splitter()
+        self._alike = Alike()
         self._misspelt = False
         self._calls = Calls(id)
         self._mended = False
@@ -339,7 +341,11 @@ class StreamDecoder:
 
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no chunk."""
-        payloads = self._split(data)
+        if not self._splitter.rest:
+            known = self._alike.events(data)
+            if known is not None:
+                return Chunk(*known, len(self._finished) >= self._choices, None)
+        payloads = self._splitter.feed(data)
         if payloads is None:
             return None
         chunk = Chunk([], 0, False, None)
@@ -369,14 +375,20 @@ class StreamDecoder:
         chunk.finished = len(self._finished) >= self._choices
         if told is not None or event.x_groq is not None:
             payload = _without_usage(payload)
+        chunk.events.append(b"data: " + self._ours(payload, event.choices, event))
+
+    def _ours(self, payload: bytes, choices: list[_Choice], event: _Event) -> bytes:
+        """A payload as it is sent on."""
         if self._misspelt:
             payload = _spelt(payload)
             self._misspelt = False
-        payload = self._renamer.rename(payload, event)
+        renamed = self._renamer.rename(payload, event)
         if self._mended:  # only now: the renamer learns from chunks as their provider writes them
-            payload = _with_calls(payload, event.choices)
+            renamed = _with_calls(renamed, choices)
             self._mended = False
-        chunk.events.append(b"data: " + payload)
+        elif len(choices) == self._choices == 1 and event.usage is event.x_groq is None:
+            self._alike.learn(payload, renamed, _only_text(choices[0]))
+        return renamed
 
     def _see(self, choice: _Choice) -> int:
         """Bytes of output in one choice of a chunk; notes whether it has ended."""
@@ -398,6 +410,17 @@ class StreamDecoder:
             if ending is not None:
                 self._finished.add(choice.index)
         return weight
+
+
+def _only_text(choice: _Choice) -> str:
+    """The text of a chunk's choice if that is all it says, else nothing."""
+    said = choice.delta
+    if said is None or choice.finish_reason or type(said.content) is not str:
+        return ""
+    unseen = said.reasoning_content, said.reasoning, said.tool_calls, said.refusal
+    if any(unseen) or said.function_call or said.audio:
+        return ""
+    return said.content
 
 
 def _delta_weight(delta: _Delta) -> int:

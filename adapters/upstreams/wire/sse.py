@@ -8,23 +8,23 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
 class Splitter:
-    """Bytes in, the data of every event that is complete out; keeps what is not."""
+    """Bytes in, the data of every event that is complete out; keeps what is not, as `rest`."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
 
     def feed(self, data: bytes) -> list[bytes] | None:
         """Payloads, without comments and fields that carry nothing; None if no event ended.
 
         Raises `UpstreamError` where an event grows without end.
         """
-        data = self._rest + data if self._rest else data
+        data = self.rest + data if self.rest else data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
+        *events, self.rest = data.split(b"\n\n")
+        if len(self.rest) > MAX_EVENT_BYTES:
             raise UpstreamError(Fault.BROKEN, "an event without an end")
         if not events:
             return None
