@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import orjson
@@ -47,14 +46,14 @@ class _Operation:
     """One hold or resolution on its way into a batch."""
 
     kind: Kind
-    hold_id: UUID
-    account_id: UUID | None
+    hold_id: str
+    account_id: str | None
     amount: int
     cost: int
     ttl_s: int
     record: dict[str, Any] | None
     done: asyncio.Future[Any]
-    key_id: UUID | None = None
+    key_id: str | None = None
 
     def is_granted_hold(self) -> bool:
         """Whether credit was held and said so."""
@@ -130,7 +129,7 @@ class Batcher:
         """The next operations, resolutions first (they free credit), no hold id twice."""
         taken: list[_Operation] = []
         left: list[_Operation] = []
-        ids: set[UUID] = set()
+        ids: set[str] = set()
         for operation in self._waiting:
             if len(taken) < MAX_BATCH and operation.hold_id not in ids:
                 ids.add(operation.hold_id)
@@ -210,14 +209,14 @@ class PostgresLedger:
         row = await self._batcher.write(
             _Operation(
                 Kind.HOLD,
-                UUID(id),
-                UUID(account_id),
+                id,
+                account_id,
                 amount,
                 0,
                 ttl_s,
                 None,
                 asyncio.get_running_loop().create_future(),
-                UUID(key_id) if key_id else None,
+                key_id or None,
             )
         )
         outcome = OUTCOMES[row["outcome"]]
@@ -233,7 +232,7 @@ class PostgresLedger:
         row = await self._batcher.write(
             _Operation(
                 how.kind,
-                UUID(how.hold_id),
+                how.hold_id,
                 None,
                 how.bill,
                 how.cost,
