@@ -97,7 +97,7 @@ ADD_SESSION = text(
 )
 CHANGES = text(
     "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
-    " WHERE changed_at > now() - interval '15 seconds'"
+    " WHERE changed_at > now() - interval '60 seconds'"
 )
 
 

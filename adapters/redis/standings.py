@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Set
 
 import structlog
@@ -25,7 +24,10 @@ POLL_S = 0.4
 TRUST_S = 0.9
 """Below the one second in which a revoked key must stop working on every process."""
 
-TTL_S = 30.0
+TTL_S = 600.0
+"""However sure it is. Changes are told, so this only bounds what nobody told of, and how late a
+key's last use is noted, which happens when it is looked up."""
+
 NEGATIVE_TTL_S = 0.8
 MAX_REMEMBERED = 100_000
 CHANNEL = "kyma:forget"
@@ -34,11 +36,14 @@ CHANNEL = "kyma:forget"
 class RememberedPrincipals:
     """The `Principals` port in front of a slower one, and the `Invalidations` port."""
 
-    def __init__(self, source: Principals, redis: Redis) -> None:
+    def __init__(self, source: Principals, redis: Redis, most: int = MAX_REMEMBERED) -> None:
+        """`most` secrets are remembered; the one looked up longest ago is forgotten first."""
         self._source = source
+        self._most = most
         self._redis = redis
         self._channel = channel(redis, CHANNEL)
-        self._known: OrderedDict[bytes, tuple[float, Principal | None]] = OrderedDict()
+        self._known: dict[bytes, tuple[float, Principal | None]] = {}
+        self._of_account: dict[str, set[bytes]] = {}
         self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
         self._trusted_until = 0.0
         self._epoch = 0
@@ -70,12 +75,25 @@ class RememberedPrincipals:
         principal = await self._source.principal(digest)
         if epoch == self._epoch:
             # Somebody's change during the look-up might not be in what was read.
-            ttl_s = NEGATIVE_TTL_S if principal is None else TTL_S
-            self._known[digest] = (time.monotonic() + ttl_s, principal)
-            self._known.move_to_end(digest)
-            while len(self._known) > MAX_REMEMBERED:
-                self._known.popitem(last=False)
+            self._remember(digest, principal)
         return principal
+
+    def _remember(self, digest: bytes, principal: Principal | None) -> None:
+        self._forget(digest)
+        ttl_s = NEGATIVE_TTL_S if principal is None else TTL_S
+        self._known[digest] = (time.monotonic() + ttl_s, principal)
+        if principal is not None:
+            self._of_account.setdefault(principal.account_id, set()).add(digest)
+        while len(self._known) > self._most:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, digest: bytes) -> None:
+        _, principal = self._known.pop(digest, (0.0, None))
+        if principal is not None:
+            digests = self._of_account[principal.account_id]
+            digests.remove(digest)
+            if not digests:
+                del self._of_account[principal.account_id]
 
     async def forget(self, account_id: str) -> None:
         """Drop an account here at once and tell the others."""
@@ -90,11 +108,9 @@ class RememberedPrincipals:
             return
         self._epoch += 1
         self._asking.clear()  # nobody joins a look-up that began before the change
-        self._known = OrderedDict(
-            (digest, known)
-            for digest, known in self._known.items()
-            if known[1] is None or known[1].account_id not in account_ids
-        )
+        for account_id in account_ids:
+            for digest in tuple(self._of_account.get(account_id, ())):
+                self._forget(digest)
 
     def start(self) -> None:
         """Begin to ask and to listen."""
@@ -112,6 +128,7 @@ class RememberedPrincipals:
                     self._epoch += 1
                     self._asking.clear()
                     self._known.clear()
+                    self._of_account.clear()
                 self._drop({account_id for account_id, _ in changes - seen})
                 seen = changes
                 self._trusted_until = began + TRUST_S

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from sqlalchemy import text
 
 from adapters.memory.storage import MemoryAccounts, MemoryLedger, MemoryOverrides, MemoryStore
 from adapters.postgres.accounts import PostgresAccounts
+from adapters.postgres.units import PostgresUnits
 from adapters.redis.client import make_redis
-from adapters.redis.standings import RememberedPrincipals
+from adapters.redis.standings import MAX_REMEMBERED, RememberedPrincipals
 from kyma.accounts import Account, Key
 from kyma.money import ZERO, usd
 from kyma.ports.storage import Accounts, Principal, StorageUnavailable
@@ -69,9 +71,9 @@ async def remembering(servers: object) -> AsyncIterator[Callable[..., Remembered
     """Starts instances as so many processes would."""
     started: list[tuple[RememberedPrincipals, Redis]] = []
 
-    def start(source: object, url: str) -> RememberedPrincipals:
+    def start(source: object, url: str, most: int = MAX_REMEMBERED) -> RememberedPrincipals:
         client = make_redis(url)
-        principals = RememberedPrincipals(source, client)  # type: ignore[arg-type]
+        principals = RememberedPrincipals(source, client, most)  # type: ignore[arg-type]
         principals.start()
         started.append((principals, client))
         return principals
@@ -257,6 +259,46 @@ async def test_a_change_during_a_look_up_is_not_overwritten_by_what_was_read_bef
     await principals.forget(account.id)
     await early  # it had read before the revocation
     assert await principals.principal(key.digest) is None
+
+
+@pytest.mark.parametrize("table", ["api_keys", "sessions"])
+async def test_on_postgres_a_row_deleted_by_hand_stops_working(
+    postgres_units: PostgresUnits, remembering: Callable[..., RememberedPrincipals], table: str
+) -> None:
+    accounts = PostgresAccounts(postgres_units)
+    account = an_account()
+    key, session = a_key(account), a_session(account)
+    assert await accounts.register(account, key, session, ZERO)
+    digest = key.digest if table == "api_keys" else session.digest
+    there = remembering(accounts, NOWHERE)
+    await asyncio.sleep(0.1)
+    assert await there.principal(digest) is not None
+    async with postgres_units.unit() as connection:
+        await connection.execute(
+            text(f"DELETE FROM {table} WHERE account_id = :id"),
+            {"id": account.id},
+        )
+    await stopped(there, digest, 1.0)
+    await there.close()
+
+
+async def test_no_more_are_remembered_than_may_be_and_what_left_can_still_be_forgotten(
+    source: Source, remembering: Callable[..., RememberedPrincipals], redis_url: str
+) -> None:
+    principals = remembering(source, redis_url, most=2)
+    owned = [await a_customer(source.accounts) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    for _, key in owned:
+        assert await principals.principal(key.digest) is not None
+    asked = source.asked
+    assert await principals.principal(owned[2][1].digest) is not None
+    assert source.asked == asked
+    assert await principals.principal(owned[0][1].digest) is not None
+    assert source.asked == asked + 1
+    for account, key in owned:
+        await source.accounts.revoke_key(account.id, key.id)
+        await principals.forget(account.id)
+        assert await principals.principal(key.digest) is None
 
 
 async def test_on_postgres_a_revocation_through_one_process_stops_the_other(
