@@ -105,9 +105,7 @@ class Phases:
         rows = []
         for connections in self._plan.connections:
             job = self._job(connections=connections, seconds=self._plan.whole_s)
-            rows.append(
-                await self._row(f"whole answers, {connections} connections", job, floor=True)
-            )
+            rows.append(await self._row(f"whole answers, {connections} connections", job))
         return rows
 
     async def _open(self, best_rps: float) -> list[Result]:
@@ -124,9 +122,7 @@ class Phases:
             job = self._job(
                 connections=16, seconds=self._plan.stream_s, stream=True, chunks=100, gap_ms=gap_ms
             )
-            rows.append(
-                await self._row(f"streams of 100 chunks {name}, 16 connections", job, floor=True)
-            )
+            rows.append(await self._row(f"streams of 100 chunks {name}, 16 connections", job))
         return rows
 
     async def _at_once(self) -> list[Result]:
@@ -163,11 +159,9 @@ class Phases:
         result = await self._stack.drive("gateway", job, heard)
         return {"gateway": result, "rss_mb": samples, "rows": plan.soak}
 
-    async def _row(self, title: str, job: Job, *, floor: bool = False) -> Result:
+    async def _row(self, title: str, job: Job) -> Result:
         row: Result = {"title": title, "job": _settings(job)}
         for path in PATHS:
-            if path == "floor" and not floor:
-                continue
             self._say(f"{title}: {TITLES[path]}")
             row[path] = result = await self._stack.drive(path, job)
             self._say(f"  {_brief(result)}")
@@ -218,7 +212,7 @@ def _errors(title: str, path: str, result: Result) -> list[str]:
 def runs(results: Result) -> list[tuple[str, str, Result]]:
     """Every single run as (title, path, result)."""
     rows = [*results["whole"], *results["open"], *results["streams"], *results["at_once"]]
-    found = [(row["title"], path, row[path]) for row in rows for path in PATHS if path in row]
+    found = [(row["title"], path, row[path]) for row in rows for path in PATHS]
     found.insert(0, ("warm-up", "gateway", results["warm_up"]))
     if results["soak"]:
         found.append(("soak", "gateway", results["soak"]["gateway"]))
