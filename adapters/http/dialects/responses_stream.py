@@ -16,6 +16,7 @@ import msgspec
 
 from adapters.http.dialects.responses_tools import CUSTOM, FUNCTION, INPUT, Tool
 from adapters.json_text import json_bytes
+from adapters.tool_calls import ToolCall
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -143,19 +144,16 @@ class _Message:
         }
 
 
-class _Call:
+class _Call(ToolCall):
     """A call of a tool. It takes its place in the output once its name is known."""
 
     def __init__(self, output: Output) -> None:
+        super().__init__()
         self._output = output
         self._emit = output.emit
         self.index = -1
         self.call_id = ""
-        self.given = ""
-        self.name = ""
-        self._again = False
         self._tool: Tool | None = None
-        self._arguments: list[str] = []
 
     @property
     def is_open(self) -> bool:
@@ -165,36 +163,7 @@ class _Call:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever told of it."""
-        return self._tool is None and not self.given and not self._arguments
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether its arguments are all there: a JSON object that is closed."""
-        text = "".join(self._arguments)
-        if not text.rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(msgspec.json.decode(text), dict)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-
-    def is_followed_by(self, id: str, name: str, arguments: str) -> bool:
-        """Whether a piece under its number begins another call.
-
-        Another name always does, and so does another id with a name: the first one that comes
-        before any arguments is only late. Without an id the same name tells after the end of the
-        first call; some providers merely repeat it there: then arguments have to follow.
-        """
-        if id and id == self.given:
-            return False
-        if name and self.name and name != self.name:
-            return True
-        if id:
-            return bool(name and (self.given or (self.name and self._arguments)))
-        if not (name or self._again) or not self.is_whole:
-            return False
-        self._again = True
-        return bool(arguments.strip())
+        return self._tool is None and not self.given and not self.pieces
 
     def add(self, id: str, name: str, arguments: str) -> None:
         """Whatever of it is known by now; an id or a name that comes again is not looked at."""
@@ -203,7 +172,7 @@ class _Call:
             self.name = name
             self.open(name)
         if arguments:
-            self._arguments.append(arguments)
+            self.pieces.append(arguments)
             self._tell(arguments)
 
     def open(self, name: str) -> None:
@@ -215,11 +184,11 @@ class _Call:
             "response.output_item.added",
             {"output_index": self.index, "item": self._item("in_progress", "")},
         )
-        if self._arguments:
-            self._tell("".join(self._arguments))
+        if self.pieces:
+            self._tell(self.arguments)
 
     def close(self, status: str) -> dict[str, Any]:
-        text = "".join(self._arguments)
+        text = self.arguments
         if not text:
             text = "{}"
             self._tell(text)

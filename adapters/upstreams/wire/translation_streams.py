@@ -12,14 +12,13 @@ from typing import Any
 
 import orjson
 
+from adapters.tool_calls import ToolCall
 from adapters.upstreams.wire.jsons import objects, read, written
 from adapters.upstreams.wire.translation_answers import (
-    RAW_INPUT,
     SIGNED,
     arguments_of,
     call_of,
     finish_of,
-    input_of,
     signed_of,
     stop_of,
     text_of,
@@ -34,40 +33,16 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 @dataclass(slots=True)
-class _Use:
-    """A tool call on its way: what of its arguments came, and how much of it was passed on."""
+class _Use(ToolCall):
+    """A tool call on its way: what of it came, and how much of that was passed on."""
 
-    id: str
-    name: str
-    given: str = ""
-    """The provider's id; it is told only where it came before the call was begun."""
-    arguments: str = ""
+    id: str = ""
+    """The provider's only where it came before the call was begun."""
+
     sent: int = 0
+    """So many pieces of its arguments."""
+
     begun: bool = False
-    again: bool = False
-    """Its name came again after its end: an echo, or the head of another call like it."""
-
-    def whole(self) -> bool:
-        """Whether the arguments are all there: a JSON object that is closed."""
-        return self.arguments.rstrip().endswith("}") and RAW_INPUT not in input_of(self.arguments)
-
-    def is_followed_by(self, id: str, name: str, arguments: str) -> bool:
-        """Whether a piece under its index begins another call.
-
-        Another name always does, and so does another id with a name: the first one that comes
-        before any arguments is only late. Without an id the same name tells after the end of the
-        first call; some providers merely repeat it there: then arguments have to follow.
-        """
-        if id and id == self.given:
-            return False
-        if name and self.name and name != self.name:
-            return True
-        if id:
-            return bool(name and (self.given or (self.name and self.arguments)))
-        if not (name or self.again) or not self.whole():
-            return False
-        self.again = True
-        return bool(arguments.strip())
 
 
 @dataclass(slots=True)
@@ -183,12 +158,13 @@ class StreamAsMessages:
         use = self._known.get(repr(index))
         if use is None or use.is_followed_by(id, name, arguments):
             use = self._known[repr(index)] = self._other_than(use, id)
-        if id and name and id == use.given and use.whole():
+        if id and name and id == use.given and use.is_whole:
             return  # some providers tell the whole call once more
         use.given = use.given or id
         if not use.begun:
             use.id, use.name = use.given or use.id, name or use.name
-        use.arguments += arguments
+        if arguments:
+            use.pieces.append(arguments)
         self._pass_on()
 
     def _other_than(self, known: _Use | None, id: str) -> _Use:
@@ -196,7 +172,7 @@ class StreamAsMessages:
         for use in self._uses:
             if known is not None and id and use.given == id:
                 return use
-        use = _Use(f"call_{self._id}_{len(self._uses)}", known.name if known is not None else "")
+        use = _Use(known.name if known is not None else "", id=f"call_{self._id}_{len(self._uses)}")
         self._uses.append(use)
         self._waiting.append(use)
         return use
@@ -208,11 +184,11 @@ class StreamAsMessages:
             if not use.begun and (use.name or last):
                 use.begun = True
                 self._blocks.open("tool_use", {"id": use.id, "name": use.name, "input": {}})
-            if use.begun and use.sent < len(use.arguments):
-                piece = use.arguments[use.sent :]
+            if use.begun and use.sent < len(use.pieces):
+                piece = "".join(use.pieces[use.sent :])
                 self._blocks.delta("input_json_delta", partial_json=piece)
-                use.sent = len(use.arguments)
-            if not last and not (len(self._waiting) > 1 and use.begun and use.whole()):
+                use.sent = len(use.pieces)
+            if not last and not (len(self._waiting) > 1 and use.begun and use.is_whole):
                 return
             self._blocks.close()
             self._waiting.popleft()
