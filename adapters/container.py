@@ -17,6 +17,7 @@ from adapters.http.identity import Ways
 from adapters.http.pages import BACK
 from adapters.http.public import Public
 from adapters.http.receipts import Books
+from adapters.http.strangers import StrangerLimit
 from adapters.http.text import Limits
 from adapters.mail.folder import FolderCarrier
 from adapters.mail.message import sender_of
@@ -90,6 +91,7 @@ from kyma.ports.billing import Statements
 from kyma.ports.mail import Carrier
 from kyma.ports.runtime import Chance, Digests
 from kyma.ports.storage import Accounts, StorageUnavailable
+from kyma.strangers import Strangers
 
 if TYPE_CHECKING:
     from adapters.identity.google import GoogleIdentity
@@ -211,6 +213,7 @@ def make_gateway(
     ways: Ways,
     statements: Statements,
     sales: Sales | None,
+    strangers: StrangerLimit,
 ) -> Gateway:
     """The HTTP application over these parts."""
 
@@ -231,7 +234,7 @@ def make_gateway(
                 settings.base_url, board, probes,
                 {"redis": pulse.redis_answers, "worker": pulse.worker_beats},
             ),
-            limits_asked, referrals, newcomers, ways, statements, sales,
+            limits_asked, referrals, newcomers, ways, statements, sales, strangers,
         )
     )  # fmt: skip
 
@@ -270,6 +273,11 @@ class Container(containers.DeclarativeContainer):
         RedisAttempts, redis, trust_loopback=settings.provided.is_development
     )
     throttle = providers.Singleton(Throttle, attempts)
+    strangers = providers.Singleton(
+        StrangerLimit,
+        providers.Singleton(Strangers, trust_loopback=settings.provided.is_development),
+        clock.provided.monotonic,
+    )
     board = providers.Singleton(SharedHealth, redis)
     pulse = providers.Singleton(Pulse, redis)
     conversations = providers.Singleton(RedisConversations, redis, digests)
@@ -392,7 +400,7 @@ class Container(containers.DeclarativeContainer):
         make_gateway,
         settings, access, chat, catalogue, accounts, ledger, reports, limiter, clock,
         chance, digests, once, repeats, books, keys, sessions, board, probes, pulse, higher_limits,
-        referrals, newcomers, ways, statements, sales,
+        referrals, newcomers, ways, statements, sales, strangers,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from adapters.http import (
     accounts,
     authorize,
     billing,
+    callers,
     compress,
     cors,
     devices,
@@ -39,12 +40,12 @@ from adapters.http.dialects.completions import Completions
 from adapters.http.dialects.embeddings import Embeddings
 from adapters.http.dialects.messages import Messages
 from adapters.http.dialects.responses import Responses
-from adapters.http.errors import quota_headers
 from adapters.http.identity import Ways
 from adapters.http.messages_route import COUNT_PATH, CountTokens, MessagesRoute
 from adapters.http.parsing import BoundedRequest
 from adapters.http.public import Public
 from adapters.http.receipts import Books
+from adapters.http.strangers import StrangerLimit
 from adapters.http.text import Limits, TextRoute
 from kyma.catalog.model import Catalogue
 from kyma.errors import Code, Refusal
@@ -93,6 +94,7 @@ class Parts:
     ways: Ways
     statements: Statements
     sales: Sales | None
+    strangers: StrangerLimit
     workbench: Workbench = field(default_factory=Workbench)
 
 
@@ -113,6 +115,7 @@ class Gateway:
     def __init__(self, parts: Parts) -> None:
         self.quart = make_quart(parts)
         self._chance = parts.chance
+        self._strangers = parts.strangers
         self._texts = {dialect.path: TextRoute(dialect, parts) for dialect in DIALECTS}
         self._texts[MESSAGES.path] = MessagesRoute(MESSAGES, parts)
         self._texts[COUNT_PATH] = CountTokens(MESSAGES, parts)
@@ -125,7 +128,7 @@ class Gateway:
                 if text is not None:
                     await text(scope, receive, send)
                     return
-            elif await cors.preflight(scope, send, self._chance.id):
+            elif await cors.preflight(scope, send, self._chance.id, self._strangers):
                 return
         await self.quart(scope, receive, send)  # type: ignore[arg-type]  # its ASGI types are finer
 
@@ -172,21 +175,14 @@ def make_quart(parts: Parts) -> Quart:
     async def name_request() -> None:
         g.request_id = g.made_id = parts.chance.id()
 
+    callers.install(app, parts)
+
     @app.before_request
     async def check_idempotency_key() -> None:
         """On routes that have no use for it, too: one form for all."""
         key = request.headers.get(IDEMPOTENCY_KEY)
         if key is not None and request.method == "POST":
             checked_key(key)
-
-    @app.after_request
-    async def say_what_is_left(response: Response) -> Response:
-        response.headers["X-Kyma-Request-Id"] = g.request_id
-        principal = getattr(g, "principal", None)
-        if principal is not None and "X-RateLimit-Limit-Requests" not in response.headers:
-            quota = await parts.limiter.peek(principal.account_id)
-            response.headers.extend(quota_headers(parts.access.tier(principal), quota))
-        return response
 
     refusals.install(app)
     return app

@@ -120,7 +120,8 @@ def _estimates(blueprint: Blueprint, parts: Parts) -> None:
         limiter=Rate.NONE,
         meter=Meter.FREE,
         errors=ASKED,
-        query={"amount": text("US dollars, whole cents, from 5 to 10,000; needed.")},
+        query={"amount": text("US dollars, whole cents, from 5 to 10,000.")},
+        needed=("amount",),
         answers={200: "Estimate"},
     )
     async def estimate() -> Response:
@@ -350,6 +351,7 @@ def _webhook(blueprint: Blueprint, parts: Parts) -> None:
         meter=Meter.FREE,
         repeat=Repeat.NEVER,
         errors=(Code.FORGED_NOTICE, Code.BILLING_OFF, Code.STORAGE_UNAVAILABLE),
+        counts_strangers=False,
         body="Notice",
         answers={200: "Received"},
     )

@@ -87,7 +87,11 @@ async def public_json(body: Any, max_age_s: int) -> Response:
 
 
 async def public(response: Response, max_age_s: int) -> Response:
-    """The same for any answer."""
+    """The same for any answer.
+
+    Whoever shows a key gets an answer of their own: its headers tell what is left to them.
+    """
     response.headers["Cache-Control"] = f"public, max-age={max_age_s}"
+    response.vary.update(("Authorization", "x-api-key"))
     await response.add_etag()
     return await response.make_conditional(request)

@@ -130,8 +130,11 @@ class Operation:
 
     `scope` is what a key needs for it. A route with a key that names none takes only keys that
     have every scope, and fails the audit.
-    `media` is what a body comes as. A route of the pages, which answers people and not programs,
-    is not `documented` to programs. `repeat` is for POST alone, where the audit asks for it.
+    `needed` are the names of the query that must be given; `media` is what a body comes as. A
+    route of the pages, which answers people and not programs, is not `documented` to programs.
+    `repeat` is for POST alone, where the audit asks for it.
+    `counts_strangers` is false where a refusal would do harm (a probe, a notice of a payment):
+    whoever asks there is told what is left to their address, and not counted.
     """
 
     id: str
@@ -153,12 +156,18 @@ class Operation:
     media: str = JSON
     documented: bool = True
     repeat: Repeat | None = None
+    counts_strangers: bool = True
+    needed: tuple[str, ...] = ()
 
     @property
     def codes(self) -> frozenset[Code]:
         """Every refusal that a caller of this operation must expect."""
         implied = {Code.INTERNAL, *BY_AUTH[self.auth], *BY_RATE[self.limiter]}
         implied |= BY_METER[self.meter]
+        if self.needed:
+            implied.add(Code.MISSING_FIELD)
+        if self.counts_strangers:
+            implied.add(Code.RATE_LIMITED)
         if self.body is not None:
             implied |= BY_BODY
         if self.query:
@@ -239,6 +248,8 @@ def operation(
     media: str = JSON,
     documented: bool = True,
     repeat: Repeat | None = None,
+    counts_strangers: bool = True,
+    needed: tuple[str, ...] = (),
 ) -> Callable[[View], View]:
     """Declare a route of Quart.
 
@@ -266,6 +277,8 @@ def operation(
         media=media,
         documented=documented,
         repeat=repeat,
+        counts_strangers=counts_strangers,
+        needed=needed,
     )
 
     def attach(view: View) -> View:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from quart import Quart, Response
 
 from adapters.http.asgi import Scope, Send, encoded
+from adapters.http.asking import Asking
+from adapters.http.errors import stranger_headers
+from adapters.http.strangers import StrangerLimit
 from adapters.http.timing import server_timing
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -58,11 +61,17 @@ NONE: list[tuple[bytes, bytes]] = []
 MAX_NAMED_BYTES = 4096
 
 
-async def preflight(scope: Scope, send: Send, new_id: Callable[[], str]) -> bool:
-    """Answer a browser's question whether it may send a request; False if it is no such one."""
+async def preflight(
+    scope: Scope, send: Send, new_id: Callable[[], str], strangers: StrangerLimit
+) -> bool:
+    """Answer a browser's question whether it may send a request; False if it is no such one.
+
+    It shows no key even where the request will, so it is told its address's limit and not counted.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    headers = dict(scope["headers"])
+    asking = Asking(scope)
+    headers = asking.headers
     if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
         return False
     named = headers.get(b"access-control-request-headers", b"")
@@ -77,6 +86,7 @@ async def preflight(scope: Scope, send: Send, new_id: Callable[[], str]) -> bool
         (b"content-length", b"0"),
         (b"x-kyma-request-id", new_id().encode()),
         (b"server-timing", server_timing(app=loop.time() - began).encode()),
+        *encoded(stranger_headers(strangers.look(asking.address))),
     ]
     await send({"type": "http.response.start", "status": 204, "headers": answer})
     await send({"type": "http.response.body", "body": b""})

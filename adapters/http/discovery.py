@@ -202,7 +202,9 @@ def _documents(blueprint: Blueprint, parts: Parts) -> None:
 
 def _health(blueprint: Blueprint, parts: Parts) -> None:
     @blueprint.get("/healthz")
-    @anyone("getHealth", Tag.HEALTH, "Whether this process is alive", "Alive")
+    @anyone(
+        "getHealth", Tag.HEALTH, "Whether this process is alive", "Alive", counts_strangers=False
+    )
     async def alive() -> Response:
         return _json({"status": "ok"})
 
@@ -213,6 +215,7 @@ def _health(blueprint: Blueprint, parts: Parts) -> None:
         "Whether this process can serve",
         "Ready",
         errors=(Code.STORAGE_UNAVAILABLE,),
+        counts_strangers=False,
     )
     async def ready() -> Response:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kyma.errors import Code, Refusal
 from kyma.ports.runtime import Quota
+from kyma.strangers import Left
 from kyma.tiers import Tier
 
 INVALID = "invalid_request_error"
@@ -154,4 +155,13 @@ def quota_headers(tier: Tier, quota: Quota) -> list[tuple[str, str]]:
         ("X-RateLimit-Reset-Requests", f"{quota.requests_reset_s:.3f}s"),
         ("X-RateLimit-Limit-Tokens", str(tier.tokens_per_minute)),
         ("X-RateLimit-Remaining-Tokens", str(max(0, tier.tokens_per_minute - quota.tokens_used))),
+    ]
+
+
+def stranger_headers(left: Left) -> list[tuple[str, str]]:
+    """The same of an address whose requests show no known key; it has no tokens."""
+    return [
+        ("X-RateLimit-Limit-Requests", str(left.limit)),
+        ("X-RateLimit-Remaining-Requests", str(left.remaining)),
+        ("X-RateLimit-Reset-Requests", f"{left.reset_s:.3f}s"),
     ]

@@ -10,7 +10,8 @@ from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
 from adapters.http.asking import Asking
 from adapters.http.compress import hot_answer
 from adapters.http.dialects import Dialect, Rendering
-from adapters.http.errors import headers_of, quota_headers, status_of
+from adapters.http.errors import headers_of, quota_headers, status_of, stranger_headers
+from adapters.http.strangers import StrangerLimit
 from adapters.http.timing import server_timing
 from kyma.errors import Refusal
 from kyma.flows.access import Admission
@@ -146,8 +147,11 @@ class Exchange:
 
     async def again(self, answer: StoredAnswer, request_id: str) -> None:
         """Send the answer that was given before, to the request of this id."""
-        kind = [("content-type", answer.content_type), REPLAYED, self.so_far()]
-        own = encoded([*kind, *_names(self._dialect, request_id)]) + self._extra
+        told = [("content-type", answer.content_type), REPLAYED, self.so_far()]
+        told += _names(self._dialect, request_id)
+        if self.peek is not None:
+            told += quota_headers(*await self.peek())
+        own = encoded(told) + self._extra
         await send_raw(self._send, answer.status, answer.body, own, kind=False)
 
     def _keep(self, data: bytes) -> None:
@@ -243,10 +247,11 @@ class Exchange:
         if releasing is not None:
             await asyncio.shield(releasing)
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: Refusal, strangers: StrangerLimit) -> None:
         """Say why not; after a stream's head as an event that no clean end follows.
 
-        First the request's key is given back: whoever hears this may repeat it at once.
+        First the request's key is given back: whoever hears this may repeat it at once. Who is
+        not known is under the limit of `strangers`.
         """
         self.close()
         self.is_refused = True
@@ -257,11 +262,15 @@ class Exchange:
             last = self._rendering.failed(refusal, self.request_id)
             await self._send({"type": "http.response.body", "body": last})
             return
-        headers = [self.so_far(), *headers_of(refusal)]
+        headers = [self.so_far()]
         if self.admission is not None:
             headers += quota_headers(self.admission.tier, self.admission.quota)
-        elif self.peek is not None and "quota" not in refusal.details:
+        elif self.peek is None:
+            refusal, left = strangers.heard(refusal, self._asking.address)
+            headers += stranger_headers(left)
+        elif "quota" not in refusal.details:
             headers += quota_headers(*await self.peek())
+        headers += headers_of(refusal)
         body = self._dialect.refusal(refusal, self.request_id)
         await send_json(self._send, status_of(refusal), body, encoded(headers) + self._everywhere)
 

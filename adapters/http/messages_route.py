@@ -45,8 +45,9 @@ class CountTokens(MessagesRoute):
         self._keeper = self._repeats = parts.repeats
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
-        principal = await self._access.identify(asking.secret, Scope.INFERENCE, asking.address)
+        principal = await self._access.known(asking.secret)
         exchange.peek = lambda: self._access.quota(principal)
+        self._access.permit(principal, Scope.INFERENCE, asking.address)
         raw = await self._body(asking, presence)
         named = asking.idempotency_key is not None
         if named and await self._is_done(asking, principal, raw, exchange):

@@ -57,7 +57,8 @@ DESCRIPTION = """\
 One endpoint for many models, with redundancy across providers. OpenAI and Anthropic SDK \
 compatible.
 
-Every answer carries `X-Kyma-Request-Id` and `Server-Timing`. Every error says in \
+Every answer carries `X-Kyma-Request-Id`, `Server-Timing` and what is left of the limits, \
+`X-RateLimit-*`: an account's, or those of an address that shows no known key. Every error says in \
 `error.code` what happened, in `error.retryable` whether the same request may succeed later, \
 and in `error.charged` that it cost nothing. Paths that are not listed answer 404 \
 `not_found`, other methods 405 `method_not_allowed`. On a POST an `Idempotency-Key` makes a \
@@ -69,14 +70,25 @@ HEADERS: dict[str, Schema] = {
     "Server-Timing": text("Milliseconds spent, by part."),
     "Retry-After": integer("Seconds until the same request may succeed.", minimum=0),
     "WWW-Authenticate": text("Bearer"),
-    "X-RateLimit-Limit-Requests": integer("Requests allowed in 60 seconds."),
+    "X-RateLimit-Limit-Requests": integer(
+        "Requests allowed in 60 seconds: of the account whose key or session it is, else of the "
+        "client's address."
+    ),
     "X-RateLimit-Remaining-Requests": integer("Of those, how many are left.", minimum=0),
     "X-RateLimit-Reset-Requests": text("When the next is back.", pattern=r"^[0-9]+\.[0-9]{3}s$"),
-    "X-RateLimit-Limit-Tokens": integer("Tokens allowed in 60 seconds."),
+    "X-RateLimit-Limit-Tokens": integer(
+        "Tokens allowed in 60 seconds; told to a known key or session alone."
+    ),
     "X-RateLimit-Remaining-Tokens": integer("Of those, how many are left.", minimum=0),
 }
-ALWAYS = ("X-Kyma-Request-Id", "Server-Timing")
-QUOTA = tuple(name for name in HEADERS if name.startswith("X-RateLimit-"))
+LEFT = tuple(name for name in HEADERS if name.startswith("X-RateLimit-"))
+ALWAYS = (
+    "X-Kyma-Request-Id",
+    "Server-Timing",
+    *(name for name in LEFT if name.endswith("-Requests")),
+)
+OF_ACCOUNTS = tuple(name for name in LEFT if name not in ALWAYS)
+"""What stands on the answers to keys and sessions that are known, whatever they ask."""
 
 SECURITY: dict[Auth, list[dict[str, list[str]]]] = {
     Auth.NONE: [],
@@ -240,8 +252,10 @@ def _parameters(route: Route, declared: Operation) -> Iterator[dict[str, Any]]:
         schema = declared.path.get(name) or text(minLength=1)
         yield {**_parameter(name, "path", schema), "required": True}
     for name, schema in declared.query.items():
-        # An empty value is as good as none on every route.
-        yield {**_parameter(name, "query", schema), "allowEmptyValue": True}
+        if name in declared.needed:
+            yield {**_parameter(name, "query", schema), "required": True}
+        else:  # an empty value is as good as none
+            yield {**_parameter(name, "query", schema), "allowEmptyValue": True}
     for name, schema in declared.headers.items():
         yield _parameter(name, "header", schema)
     if route.idempotent:
@@ -273,7 +287,7 @@ def _answer(given: Answer, declared: Operation) -> dict[str, Any]:
     if given.streamed:
         words = "Server-sent events stream (when stream=true)"
         content[EVENTS] = {"schema": text(words)}
-    headers = {name: _reference(name) for name in (*ALWAYS, *_quota(declared))}
+    headers = {name: _reference(name) for name in (*ALWAYS, *OF_ACCOUNTS)}
     headers |= {name: _header(schema) for name, schema in given.headers.items()}
     if declared.repeat in REPLAYS:
         headers[REPLAYED] = _header(SERVED_BY[REPLAYED])
@@ -290,16 +304,15 @@ def _refusal(codes: list[Code], declared: Operation) -> dict[str, Any]:
     said = {"properties": {"code": {"enum": [*map(str, codes)]}}}
     one_of = said if is_flat else {"properties": {"error": said}}
     status = STATUS[codes[0]][0]
-    more = {401: ("WWW-Authenticate",), **dict.fromkeys((409, 429, 503), ("Retry-After",))}
+    more = dict.fromkeys((409, 429, 503), (*OF_ACCOUNTS, "Retry-After"))
+    more[401] = ("WWW-Authenticate",)
     return {
         "description": ", ".join(f"`{code}`" for code in codes),
-        "headers": {header: _reference(header) for header in (*ALWAYS, *more.get(status, ()))},
+        "headers": {
+            header: _reference(header) for header in (*ALWAYS, *more.get(status, OF_ACCOUNTS))
+        },
         "content": {JSON: {"schema": {"allOf": [ref(name), one_of]}}},
     }
-
-
-def _quota(declared: Operation) -> tuple[str, ...]:
-    return QUOTA if declared.auth is not Auth.NONE else ()
 
 
 def _header(schema: Schema, *, required: bool = False) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def _asset(blueprint: Blueprint, name: str, id: str, summary: str, media: str) -
     async def asset() -> Response:
         response = Response(written, content_type=f"{media}; charset=utf-8")
         response.headers["Cache-Control"] = f"public, max-age={ASSET_AGE_S}"
+        response.vary.add("Cookie")  # what is left is told of who asks
         response.headers["Content-Security-Policy"] = "default-src 'none'"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

@@ -43,11 +43,14 @@ def credential() -> str:
 
 
 async def signed_in(access: Access) -> Principal:
-    """Who asks, if they may ask for what the route declares; remembered for the headers."""
+    """Who asks (`adapters.http.callers` knows), if they may ask for what the route declares."""
+    principal: Principal | None = g.get("principal")
+    if principal is None:
+        unknown: Refusal = g.unknown
+        raise unknown
     declared = operation_of(current_app.view_functions.get(request.endpoint or ""))
     scope = None if declared is None else declared.scope
-    g.principal = await access.identify(credential() or None, scope, client().address)
-    principal: Principal = g.principal
+    access.permit(principal, scope, client().address)
     return principal
 
 

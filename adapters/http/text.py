@@ -70,6 +70,7 @@ class TextRoute:
         self._chance = parts.chance
         self._limits = parts.limits
         self._workbench = parts.workbench
+        self._strangers = parts.strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever happens is one answer in the caller's dialect."""
@@ -85,7 +86,7 @@ class TextRoute:
         except asyncio.CancelledError:
             if not presence.left:
                 if not exchange.is_refused:
-                    await exchange.refuse(_stopping(exchange))
+                    await exchange.refuse(_stopping(exchange), self._strangers)
                 raise
             current = asyncio.current_task()
             if current is not None:
@@ -100,16 +101,17 @@ class TextRoute:
         try:
             await self._serve(asking, presence, exchange)
         except Refusal as refusal:
-            await exchange.refuse(refusal)
+            await exchange.refuse(refusal, self._strangers)
         except ClientGone:
             raise
         except Exception:
             log.exception("request_failed", request_id=exchange.request_id)
-            await exchange.refuse(_broken(exchange))
+            await exchange.refuse(_broken(exchange), self._strangers)
 
     async def _serve(self, asking: Asking, presence: Presence, exchange: Exchange) -> None:
-        principal = await self._access.identify(asking.secret, KeyScope.INFERENCE, asking.address)
+        principal = await self._access.known(asking.secret)
         exchange.peek = lambda: self._access.quota(principal)
+        self._access.permit(principal, KeyScope.INFERENCE, asking.address)
         raw = await self._body(asking, presence, principal)
         began = self._clock.monotonic()
         try:

@@ -80,13 +80,18 @@ class Visitor:
         self._session, self._browser = f"{prefix}kyma_session", f"{prefix}kyma_browser"
         self._federation = f"{prefix}kyma_federation"
 
-    async def person(self) -> Principal | None:
-        """Who is signed in here. An API key in the cookie is nobody."""
+    @property
+    def token(self) -> str:
+        """The session that the browser shows, unchecked; an API key in the cookie is none."""
         token = request.cookies.get(self._session, "")
-        if not token.startswith(SESSION_PREFIX):
+        return token if token.startswith(SESSION_PREFIX) else ""
+
+    async def person(self) -> Principal | None:
+        """Who is signed in here."""
+        if not self.token:
             return None
         try:
-            return await self._ways.access.identify(token, None, client().address)
+            return await self._ways.access.identify(self.token, None, client().address)
         except Refusal as refusal:
             if refusal.code in SIGNED_OUT:
                 return None

@@ -205,10 +205,15 @@ class Access:
     async def identify(
         self, secret: str | None, scope: Scope | None = None, address: str | None = None
     ) -> Principal:
-        """Whose key or session this is, if it may be used for this and from there.
+        """Whose key or session this is, if it may be used for this and from there."""
+        principal = await self.known(secret)
+        self.permit(principal, scope, address)
+        return principal
 
-        Refuses without a look-up what has no key's form. Without a `scope` it must have every
-        one; a key with a list of networks needs the client's `address`.
+    async def known(self, secret: str | None) -> Principal:
+        """Whose key or session this is, whatever it is used for.
+
+        Refuses without a look-up what has no key's form.
         """
         if not secret:
             raise Refusal(
@@ -229,6 +234,14 @@ class Access:
             )
         if principal.until is not None and principal.until <= self._clock.now():
             raise _over(principal)
+        return principal
+
+    def permit(self, principal: Principal, scope: Scope | None, address: str | None) -> None:
+        """Refuse what this key may not be used for, or not from there.
+
+        Without a `scope` it must have every one; a key with a list of networks needs the
+        client's `address`.
+        """
         policy = principal.policy
         if policy.networks and not policy.admits(address):
             raise Refusal(
@@ -244,7 +257,6 @@ class Access:
                 f"{', '.join(sorted(policy.scopes))}. Its owner can change that.",
                 details={"scope": scope},
             )
-        return principal
 
     def tier(self, principal: Principal) -> Tier:
         """The tier this customer has now."""

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from adapters.container import Container
 from adapters.http.app import Gateway
 from adapters.http.receipts import Books
+from adapters.http.strangers import StrangerLimit
 from adapters.memory.billing import (
     MemoryAlarms,
     MemoryNotices,
@@ -48,7 +49,8 @@ from adapters.settings import Settings
 from kyma.accounts import Account, Key
 from kyma.catalog.model import Catalogue
 from kyma.money import Usd, usd
-from kyma.ports.storage import Principal
+from kyma.ports.storage import Principal, StorageUnavailable
+from kyma.strangers import Strangers
 from tests.builders import a_key, a_session, an_account
 from tests.flows.upstreams import MODELS, PROVIDERS, Act, ScriptedUpstream
 from tests.http.wired import Answer
@@ -64,6 +66,15 @@ class Principals(MemoryAccounts):
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(store)
         self.forgotten: list[str] = []
+        self.is_away = False
+        self.is_hung = False
+
+    async def principal(self, digest: bytes) -> Principal | None:
+        if self.is_away:
+            raise StorageUnavailable("away")
+        if self.is_hung:
+            await asyncio.Event().wait()
+        return await super().principal(digest)
 
     async def forget(self, account_id: str) -> None:
         self.forgotten.append(account_id)
@@ -98,6 +109,7 @@ class Place:
         *,
         secret: str | None = SECRET,
         at_once: Callable[[], Awaitable[None]] | None = None,
+        address: str = "127.0.0.1",
         **headers: str,
     ) -> Answer:
         """One request of a client that stays until it has its answer (`asked` tells the rest)."""
@@ -106,7 +118,7 @@ class Place:
         if secret is not None:
             given["authorization"] = f"Bearer {secret}"
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asked(self.gateway, method, path, given, raw, at_once)
+        return await asked(self.gateway, method, path, given, raw, at_once, address)
 
     async def chat(self, model: str = "big", **fields: Any) -> Answer:
         """A chat whose headers are the fields that are written with a capital letter."""
@@ -182,6 +194,7 @@ async def a_place(script: Mapping[str, Sequence[Act]] | None = None, **more: Any
         "statements": MemoryStatements(store),
         "processor": MemoryPayments(store.now),
         "attempts": MemoryAttempts(lambda: time.monotonic() + offset[0], trust_loopback=True),
+        "strangers": StrangerLimit(Strangers(trust_loopback=True), lambda: offset[0]),
     }
     for name, stand_in in stand_ins.items():
         getattr(container, name).override(providers.Object(stand_in))
@@ -221,6 +234,7 @@ async def asked(
     headers: Mapping[str, str],
     body: bytes,
     at_once: Callable[[], Awaitable[None]] | None = None,
+    address: str = "127.0.0.1",
 ) -> Answer:
     """One request to an ASGI application by a client that waits for the end.
 
@@ -253,7 +267,7 @@ async def asked(
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1),
+        "client": (address, 1),
         "server": ("127.0.0.1", 2),
     }
     async with asyncio.timeout(10):

@@ -203,6 +203,9 @@ def test_an_operation_lists_every_status_of_its_codes() -> None:
         assert statuses | {str(status) for status in route.operation.answers} == set(told)
         for status, answer in told.items():
             assert {"X-Kyma-Request-Id", "Server-Timing"} <= set(answer["headers"])
+            left = {name for name in answer["headers"] if name.startswith("X-RateLimit-")}
+            of_tokens = {name for name in left if name.endswith("-Tokens")}
+            assert (len(left - of_tokens), len(of_tokens)) == (3, 0 if status == "401" else 2)
             if status == "429":
                 assert "Retry-After" in answer["headers"]
 
@@ -338,3 +341,21 @@ def test_what_is_posted_can_be_repeated_without_being_done_twice() -> None:
 def test_the_envelope_of_an_operation_is_one_of_three() -> None:
     found = {route.operation.envelope for route in ROUTES if route.operation is not None}
     assert found <= set(Envelope)
+
+
+def test_what_is_left_of_requests_is_promised_on_every_answer_and_of_tokens_to_accounts() -> None:
+    promised = {
+        name
+        for name, header in OURS["components"]["headers"].items()
+        if name.startswith("X-RateLimit-") and header["required"]
+    }
+    assert promised == {f"X-RateLimit-{word}-Requests" for word in ("Limit", "Remaining", "Reset")}
+
+
+def test_every_operation_says_that_it_is_limited_but_those_that_count_nobody() -> None:
+    free = {
+        route.operation.id
+        for route in ROUTES
+        if route.operation is not None and "429" not in described(route)["responses"]
+    }
+    assert free == {"getHealth", "getReadiness", "billingWebhook"}

@@ -28,7 +28,7 @@ MODEL = text(
     examples=["qwen-3.6-plus", "best", "code"],
 )
 PARTS = array(
-    record({"type": text(examples=["text", "image_url"])}, required=()),
+    record({"type": text(examples=["text", "image_url"])}),
     "Multimodal content (text + images)",
 )
 CONTENT = {"oneOf": [{"type": "string"}, PARTS, {"type": "null"}]}
