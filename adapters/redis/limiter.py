@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ log = structlog.get_logger("kyma.limiter")
 SCRIPT = Path(__file__).with_name("window.lua").read_text()
 MAX_BATCH = 256
 TURNS = 10
+RETURN_S = 0.5
+RETURN_AGAIN_S = 0.02
+RETURNED_AT_ONCE = 32
+"""Accounts whose corrections go to Redis on their own, because they ask for nothing else."""
+
 PAUSE_S = 1.0
 """After a failure Redis is left alone this long: a slow one is worse than a dead one."""
 
@@ -62,18 +68,22 @@ class RedisLimiter:
         return await self._ask(account_id, "", 0, TIERS[0], count=False)
 
     def correct(self, account_id: str, quota: Quota, tokens: int) -> None:
-        """Send the correction with the account's next script, or within half a second."""
+        """Send the correction with the account's next script, or soon after half a second."""
         if not tokens or not quota.counted_at:
             return
         self._corrections.setdefault(account_id, []).append(f"{quota.counted_at}:{tokens}")
         if self._returning is None:
             loop = asyncio.get_running_loop()
-            self._returning = loop.call_later(0.5, self._return_rest)
+            self._returning = loop.call_later(RETURN_S, self._return_some)
 
-    def _return_rest(self) -> None:
-        self._returning = None
-        for account_id in list(self._corrections):
+    def _return_some(self) -> None:
+        """A few at a time: requests wait for the batch before theirs."""
+        for account_id in list(islice(self._corrections, RETURNED_AT_ONCE)):
             self._queue(account_id, "", 0, TIERS[0], count=False)
+        self._returning = None
+        if self._corrections:
+            loop = asyncio.get_running_loop()
+            self._returning = loop.call_later(RETURN_AGAIN_S, self._return_some)
 
     async def _ask(
         self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
@@ -167,9 +177,9 @@ class RedisLimiter:
 
     async def close(self) -> None:
         """Give back what is still owed to accounts."""
-        if self._returning is not None:
+        while self._returning is not None:
             self._returning.cancel()
-            self._return_rest()
+            self._return_some()
         while self._writer is not None:
             await asyncio.wait([self._writer])
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from adapters.memory.runtime import MemoryLimiter
 from adapters.redis.client import make_redis
-from adapters.redis.limiter import RedisLimiter
+from adapters.redis.limiter import RETURNED_AT_ONCE, RedisLimiter
 from kyma.ports.runtime import Limiter, Quota
 from kyma.tiers import TIERS
 from tests.builders import new_id
@@ -300,6 +300,25 @@ async def test_tokens_come_back_within_a_second_without_another_request(redis: R
     while (await other.peek(account)).tokens_used != 50:
         assert time.monotonic() - began < 1.0
         await asyncio.sleep(0.02)
+    await limiter.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["going on", "stopping"])
+async def test_tokens_of_many_accounts_come_back_a_few_at_a_time_and_none_is_forgotten(
+    redis: Redis, stops: bool
+) -> None:
+    limiter, other = RedisLimiter(redis, 5.0), RedisLimiter(redis, 5.0)
+    accounts = [new_id() for _ in range(3 * RETURNED_AT_ONCE + 1)]
+    for account in accounts:
+        limiter.correct(account, await limiter.take(account, "m", 1000, TIERS[0]), -850)
+    if stops:
+        await limiter.close()
+    async with asyncio.timeout(5):
+        for account in accounts:
+            while (await other.peek(account)).tokens_used != 150:
+                assert not stops
+                await asyncio.sleep(0.05)
     await limiter.close()
     await other.close()
 
