@@ -191,8 +191,8 @@ def problems(results: Result, audit: dict[str, int], stack: Stack) -> list[str]:
     found = [line for run in runs(results) for line in _errors(*run)]
     if stack.restarted():
         found.append("the gateway ended and was started again")
-    if unlimited := stack.log_events().get("limits_unavailable", 0):
-        found.append(f"limits could not be checked {unlimited} times: requests passed ungoverned")
+    if unlimited := stack.log_events().get("requests_passed_unlimited", 0):
+        found.append(f"requests passed ungoverned in {unlimited} seconds of the run")
     if any(audit[name] != stack.answered for name in ("held", "settled", "recorded")):
         found.append(f"{stack.answered:,} answers, but the ledger shows {audit}")
     if audit["open_holds"]:

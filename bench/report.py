@@ -124,8 +124,8 @@ def verdicts(results: Result) -> list[Verdict]:
 
 WHOLE_FLOOR_US = 74
 PACED_FLOOR_US = 982
-"""What uvicorn and aiohttp cost alone on the machine on which the aims were set: a whole answer,
-and a stream of 100 chunks 2 ms apart, at 16 connections."""
+"""What uvicorn and aiohttp cost alone on the machine on which the aims were set: a whole answer at
+16 or 64 connections, and a stream of 100 chunks 2 ms apart at 16."""
 
 
 def _elsewhere(row: Result, floor_us: float) -> str:

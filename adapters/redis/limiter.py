@@ -39,6 +39,9 @@ PAUSE_S = 1.0
 class _Take:
     account_id: str
     words: str
+    counts: bool
+    """A request; what only asks, or gives back, passes no limit."""
+
     done: asyncio.Future[Quota]
 
 
@@ -58,6 +61,8 @@ class RedisLimiter:
         self._me = os.urandom(6).hex()
         self.passed_unlimited = 0
         """Requests that passed because the counters could not be reached."""
+        self._unsaid = 0
+        self._saying: asyncio.TimerHandle | None = None
 
     async def take(self, account_id: str, model: str, tokens: int, tier: Tier) -> Quota:
         """Count a request if the tier allows it."""
@@ -89,7 +94,7 @@ class RedisLimiter:
         self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
     ) -> Quota:
         if time.monotonic() < self._paused_until:
-            return self._unlimited()
+            return self._unlimited(count)
         return await self._queue(account_id, model, tokens, tier, count=count)
 
     def _queue(
@@ -103,6 +108,7 @@ class RedisLimiter:
             f"{self._me}{self._serial:x}|{name}|{tokens}|{tier.requests_per_minute}"
             f"|{tier.model_requests_per_minute}|{tier.tokens_per_minute}"
             f"|{','.join(self._corrections.pop(account_id, ()))}|{int(count)}",
+            count,
             loop.create_future(),
         )
         self._waiting.append(take)
@@ -118,11 +124,9 @@ class RedisLimiter:
                     answers = await self._within_budget(batch)
                 except (RedisError, OSError, TimeoutError) as error:
                     self._paused_until = time.monotonic() + PAUSE_S
-                    log.warning(
-                        "limits_unavailable", error=type(error).__name__, passing=len(batch)
-                    )
+                    log.warning("limits_unavailable", error=type(error).__name__)
                     for take in batch + self._waiting:
-                        _set(take, self._unlimited())
+                        _set(take, self._unlimited(take.counts))
                     self._waiting = []
                 else:
                     for take, answer in zip(batch, answers, strict=True):
@@ -171,12 +175,26 @@ class RedisLimiter:
                 raise answer
         return list(answers)
 
-    def _unlimited(self) -> Quota:
-        self.passed_unlimited += 1
+    def _unlimited(self, count: bool) -> Quota:
+        if count:
+            self.passed_unlimited += 1
+            self._unsaid += 1
+            if self._saying is None:
+                self._saying = asyncio.get_running_loop().call_later(PAUSE_S, self._say)
         return Quota(None, 0, 0, 0, unlimited=True)
+
+    def _say(self) -> None:
+        """One line for all that passed in a while: who is flooded needs no flood of lines."""
+        log.warning(
+            "requests_passed_unlimited", count=self._unsaid, since_start=self.passed_unlimited
+        )
+        self._unsaid, self._saying = 0, None
 
     async def close(self) -> None:
         """Give back what is still owed to accounts."""
+        if self._saying is not None:
+            self._saying.cancel()
+            self._say()
         while self._returning is not None:
             self._returning.cancel()
             self._return_some()

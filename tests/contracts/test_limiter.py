@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from adapters.memory.runtime import MemoryLimiter
 from adapters.redis.client import make_redis
@@ -326,10 +327,18 @@ async def test_tokens_of_many_accounts_come_back_a_few_at_a_time_and_none_is_for
 async def test_without_redis_requests_pass_unlimited_and_are_counted() -> None:
     client = make_redis("redis://127.0.0.1:1/0")
     limiter = RedisLimiter(client, 0.2)
-    quotas = [await limiter.take(new_id(), "m", 10**9, TIER) for _ in range(20)]
-    assert all(quota.unlimited and quota.limited_by is None for quota in quotas)
-    assert limiter.passed_unlimited == 20
-    await limiter.close()
+    with capture_logs() as logs:
+        quotas = [await limiter.take(new_id(), "m", 10**9, TIER) for _ in range(20)]
+        assert all(quota.unlimited and quota.limited_by is None for quota in quotas)
+        assert (await limiter.peek(new_id())).unlimited  # a question passes no limit
+        assert limiter.passed_unlimited == 20
+        while not (said := [line for line in logs if "count" in line]):
+            await asyncio.sleep(0.05)
+        assert [(line["count"], line["since_start"]) for line in said] == [(20, 20)]
+        await limiter.take(new_id(), "m", 1, TIER)
+        await limiter.close()
+    assert logs[-1]["event"] == "requests_passed_unlimited"
+    assert (logs[-1]["count"], logs[-1]["since_start"]) == (1, 21)
     await client.aclose()
 
 
