@@ -33,10 +33,11 @@ class ToolCall:
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are all there: a JSON object that is closed."""
-        if not self.pieces or not (text := self.arguments).rstrip().endswith("}"):
-            return False
+        end = next((piece for piece in reversed(self.pieces) if not piece.isspace()), "")
+        if not end.rstrip().endswith("}"):
+            return False  # without joining them: some providers repeat the name with each piece
         try:
-            return isinstance(msgspec.json.decode(text), dict)
+            return isinstance(msgspec.json.decode(self.arguments), dict)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return False
 

@@ -453,6 +453,16 @@ def test_an_id_that_changes_in_the_middle_is_ours_all_the_same() -> None:
     assert read.text == "012345"
 
 
+def test_who_served_is_not_told_by_a_chunk_in_the_middle_either() -> None:
+    pieces = [
+        event({"content": str(n)}, **({"provider": "Somebody"} if n in {2, 3} else {}))
+        for n in range(5)
+    ]
+    read = Read(sse(*pieces))
+    assert [body for body in read.bodies if "provider" in body] == []
+    assert read.text == "01234"
+
+
 def test_the_same_id_written_in_another_way_is_ours_all_the_same() -> None:
     compact = b'{"id":"x","model":"m","choices":[{"delta":{"content":"a"}}]}'
     spaced = b'{"model": "m", "id": "x", "choices": [{"delta": {"content": "b"}}]}'

@@ -247,7 +247,7 @@ class Renamer:
         """The payload under our names."""
         if self._known != (event.id, event.model):
             self._learn(payload, event)
-        if self._slow:
+        if self._slow or b'"provider"' in payload:
             return self._rebuild(payload)
         renamed = payload
         for theirs, ours in self._theirs:
@@ -260,7 +260,7 @@ class Renamer:
         _check_model(self._asked, event.model)
         self._known = (event.id, event.model)
         self._theirs = []
-        self._slow = b'"provider"' in payload
+        self._slow = False
         for name, value in (("model", event.model), ("id", event.id)):
             found = _NAMES[name].search(payload)
             if found is None or msgspec.json.decode(found.group(1)) != value:
