@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Set
+from collections.abc import Awaitable, Callable, Set
 
 import structlog
 from redis.asyncio import Redis
@@ -29,6 +29,7 @@ TTL_S = 600.0
 key's last use is noted, which happens when it is looked up."""
 
 NEGATIVE_TTL_S = 0.8
+LISTEN_AGAIN_S = 1.0
 MAX_REMEMBERED = 100_000
 CHANNEL = "kyma:forget"
 
@@ -36,10 +37,22 @@ CHANNEL = "kyma:forget"
 class RememberedPrincipals:
     """The `Principals` port in front of a slower one, and the `Invalidations` port."""
 
-    def __init__(self, source: Principals, redis: Redis, most: int = MAX_REMEMBERED) -> None:
-        """`most` secrets are remembered; the one looked up longest ago is forgotten first."""
+    def __init__(
+        self,
+        source: Principals,
+        redis: Redis,
+        most: int = MAX_REMEMBERED,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`most` secrets are remembered; the one looked up longest ago is forgotten first.
+
+        `monotonic` tells the time in seconds, and `pause` waits for some of it to pass.
+        """
         self._source = source
         self._most = most
+        self._monotonic = monotonic
+        self._pause = pause
         self._redis = redis
         self._channel = channel(redis, CHANNEL)
         self._known: dict[bytes, tuple[float, Principal | None]] = {}
@@ -49,9 +62,14 @@ class RememberedPrincipals:
         self._epoch = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """How many secrets are in memory, known or known not to be, and of how many accounts."""
+        return len(self._known), len(self._of_account)
+
     async def principal(self, digest: bytes) -> Principal | None:
         """From memory, or one look-up shared by all who ask; failures are not remembered."""
-        now = time.monotonic()
+        now = self._monotonic()
         known = self._known.get(digest)
         if known is not None and now < known[0] and now < self._trusted_until:
             return known[1]
@@ -81,7 +99,7 @@ class RememberedPrincipals:
     def _remember(self, digest: bytes, principal: Principal | None) -> None:
         self._forget(digest)
         ttl_s = NEGATIVE_TTL_S if principal is None else TTL_S
-        self._known[digest] = (time.monotonic() + ttl_s, principal)
+        self._known[digest] = (self._monotonic() + ttl_s, principal)
         if principal is not None:
             self._of_account.setdefault(principal.account_id, set()).add(digest)
         while len(self._known) > self._most:
@@ -120,33 +138,44 @@ class RememberedPrincipals:
     async def _poll(self) -> None:
         seen: Set[tuple[str, str]] = frozenset()
         while True:
-            began = time.monotonic()
             try:
-                changes = await self._source.changes()
-                if began >= self._trusted_until:
-                    # Not asked in time: a change may have come and gone in between.
-                    self._epoch += 1
-                    self._asking.clear()
-                    self._known.clear()
-                    self._of_account.clear()
-                self._drop({account_id for account_id, _ in changes - seen})
-                seen = changes
-                self._trusted_until = began + TRUST_S
+                seen = await self._catch_up(seen)
             except StorageUnavailable as error:
                 log.warning("changes_unknown", error=str(error)[:200])
-            await asyncio.sleep(POLL_S)
+            except Exception:
+                # Without this task nothing is trusted, and every request is a look-up.
+                log.exception("changes_unknown")
+            await self._pause(POLL_S)
+
+    async def _catch_up(self, seen: Set[tuple[str, str]]) -> Set[tuple[str, str]]:
+        began = self._monotonic()
+        changes = await self._source.changes()
+        if began >= self._trusted_until:
+            # Not asked in time: a change may have come and gone in between.
+            self._epoch += 1
+            self._asking.clear()
+            self._known.clear()
+            self._of_account.clear()
+        self._drop({account_id for account_id, _ in changes - seen})
+        self._trusted_until = began + TRUST_S
+        return changes
 
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub() as words:
-                    await words.subscribe(self._channel)
-                    async for word in words.listen():
-                        if word["type"] == "message":
-                            self._drop({_text(word["data"])})
+                await self._heed()
             except (RedisError, OSError, TimeoutError) as error:
                 log.warning("invalidations_lost", error=type(error).__name__)
-            await asyncio.sleep(1.0)
+            except Exception:
+                log.exception("invalidations_lost")
+            await self._pause(LISTEN_AGAIN_S)
+
+    async def _heed(self) -> None:
+        async with self._redis.pubsub() as words:
+            await words.subscribe(self._channel)
+            async for word in words.listen():
+                if word["type"] == "message":
+                    self._drop({_text(word["data"])})
 
     async def close(self) -> None:
         """Stop both."""

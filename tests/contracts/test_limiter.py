@@ -305,22 +305,35 @@ async def test_tokens_come_back_within_a_second_without_another_request(redis: R
     await other.close()
 
 
-@pytest.mark.parametrize("stops", [False, True], ids=["going on", "stopping"])
-async def test_tokens_of_many_accounts_come_back_a_few_at_a_time_and_none_is_forgotten(
-    redis: Redis, stops: bool
-) -> None:
+async def owing(limiter: RedisLimiter, accounts: list[str]) -> None:
+    """Owe each of them 850 of 1000 tokens, all at one moment: nothing of it is returned yet."""
+    taken = await asyncio.gather(*(limiter.take(each, "m", 1000, TIERS[0]) for each in accounts))
+    for account, quota in zip(accounts, taken, strict=True):
+        limiter.correct(account, quota, -850)
+
+
+async def test_tokens_of_many_accounts_come_back_a_few_at_a_time(redis: Redis) -> None:
     limiter, other = RedisLimiter(redis, 5.0), RedisLimiter(redis, 5.0)
     accounts = [new_id() for _ in range(3 * RETURNED_AT_ONCE + 1)]
-    for account in accounts:
-        limiter.correct(account, await limiter.take(account, "m", 1000, TIERS[0]), -850)
-    if stops:
-        await limiter.close()
+    await owing(limiter, accounts)
     async with asyncio.timeout(5):
         for account in accounts:
             while (await other.peek(account)).tokens_used != 150:
-                assert not stops
                 await asyncio.sleep(0.05)
     await limiter.close()
+    await other.close()
+
+
+async def test_one_that_stops_returns_what_it_owes_to_all_before_it_has_stopped(
+    redis: Redis,
+) -> None:
+    """So many that returning them a few at a time takes longer than asking for the last."""
+    limiter, other = RedisLimiter(redis, 5.0), RedisLimiter(redis, 5.0)
+    accounts = [new_id() for _ in range(40 * RETURNED_AT_ONCE)]
+    await owing(limiter, accounts)
+    await limiter.close()
+    for account in (accounts[-1], *accounts):
+        assert (await other.peek(account)).tokens_used == 150
     await other.close()
 
 

@@ -111,6 +111,52 @@ def test_a_reason_to_end_a_usage_and_the_end_mark_are_seen_after_many_alike() ->
     assert stream.complete
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"reasoning_content": "abcdefghij"},
+        {"reasoning": "abcdefghij"},
+        {"refusal": "abcdefghij"},
+        {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"audio": {"data": "abcdefghij"}},
+    ],
+    ids=lambda beside: next(iter(beside)),
+)
+def test_output_beside_a_text_is_weighed_in_every_chunk(beside: dict[str, Any]) -> None:
+    feed = decoder().feed
+    chunks = [feed(event(says(text, **beside))) for text in ("x", "y", "z")]
+    weights = [chunk.output_bytes for chunk in chunks if chunk is not None]
+    assert weights[0] > 10
+    assert weights == [weights[0]] * 3
+
+
+def test_a_text_that_stands_in_a_note_before_is_not_taken_for_the_answers() -> None:
+    feed = decoder().feed
+    weights, said = [], []
+    for note in ("x", "abcdefghij"):
+        choice = {"index": 0, "delta": {"note": {"content": note}, "content": "x"}}
+        chunk = feed(event(choice))
+        assert chunk is not None
+        weights.append(chunk.output_bytes)
+        said += [json.loads(each[6:])["choices"][0] for each in chunk.events]
+    assert weights == [1, 1]
+    assert [each["delta"]["note"]["content"] for each in said] == ["x", "abcdefghij"]
+
+
+def test_every_chunk_after_the_end_says_that_the_answer_has_ended() -> None:
+    feed = decoder().feed
+    choices = [says("one"), says("two"), END, says("three"), says("four")]
+    chunks = [feed(event(choice)) for choice in choices]
+    assert [chunk.finished for chunk in chunks if chunk is not None] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
 def test_a_stream_whose_chunks_never_are_alike_is_read_all_the_same() -> None:
     stream = [event(says(f"word {at}"), created=at) for at in range(MAX_LESSONS + 3)]
     events, _ = read(stream)
@@ -143,3 +189,14 @@ def test_one_decoded_chunk_makes_the_next_ones_known() -> None:
     )
     assert alike.events(several[:-1]) is None
     assert alike.events(b"data: " + theirs.replace(b"hi", b"\\n") + b"\n\n") is None
+
+
+@pytest.mark.parametrize(("unlike", "known"), [(MAX_LESSONS - 1, True), (MAX_LESSONS, False)])
+def test_what_is_unlike_too_often_is_not_learned_from_any_more(unlike: int, known: bool) -> None:
+    alike = Alike()
+    for at in range(unlike):
+        chunk = b'{"created":%d,"content":"hi"}' % at
+        alike.learn(chunk, chunk, "hi")
+    steady = b'{"created":99,"content":"hi"}'
+    alike.learn(steady, steady, "hi")
+    assert (alike.events(b"data: " + steady + b"\n\n") is not None) is known

@@ -21,6 +21,7 @@ WHOLE = ['{"city":', '"Oslo"}']
         (["[{}"], False),
         (['{"a":{}'], False),
         (['{"a":'] * 10_000 + ["}"] * 10_000, False),
+        (['{"a":"\ud800"}'], False),
     ],
 )
 def test_arguments_are_whole_once_their_object_is_closed(pieces: list[str], is_whole: bool) -> None:

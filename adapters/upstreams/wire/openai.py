@@ -387,7 +387,9 @@ class StreamDecoder:
             renamed = _with_calls(renamed, choices)
             self._mended = False
         elif len(choices) == self._choices == 1 and event.usage is event.x_groq is None:
-            self._alike.learn(payload, renamed, _only_text(choices[0]))
+            (choice,) = choices
+            if choice.delta is not None and not choice.finish_reason:
+                self._alike.learn(payload, renamed, _only_text(choice.delta))
         return renamed
 
     def _see(self, choice: _Choice) -> int:
@@ -412,24 +414,20 @@ class StreamDecoder:
         return weight
 
 
-def _only_text(choice: _Choice) -> str:
-    """The text of a chunk's choice if that is all it says, else nothing."""
-    said = choice.delta
-    if said is None or choice.finish_reason or type(said.content) is not str:
-        return ""
+def _only_text(said: _Delta) -> str:
+    """The text of a delta if that is all it says, else nothing."""
     unseen = said.reasoning_content, said.reasoning, said.tool_calls, said.refusal
-    if any(unseen) or said.function_call or said.audio:
+    if any(unseen) or said.function_call or said.audio or type(said.content) is not str:
         return ""
     return said.content
 
 
 def _delta_weight(delta: _Delta) -> int:
-    content = delta.content
-    alone = not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
-    if alone and type(content) is str and content and content.isascii():
-        return len(content)
+    text = _only_text(delta)
+    if text and text.isascii():
+        return len(text)
     return _weight(
-        content,
+        delta.content,
         delta.reasoning_content,
         delta.reasoning,
         delta.tool_calls,
