@@ -5,6 +5,7 @@ HTTP statuses are not known here; `adapters/http/errors.py` maps each code to on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -102,6 +103,17 @@ RETRYABLE = frozenset(
         Code.INTERNAL,
     }
 )
+
+
+def whole_seconds(wait_s: float) -> int:
+    """A wait as `Retry-After` tells it: rounded up, for who comes earlier is refused again."""
+    return max(1, math.ceil(wait_s))
+
+
+def in_seconds(wait_s: float) -> str:
+    """The same in words, for the message beside it."""
+    seconds = whole_seconds(wait_s)
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
 
 
 class Refusal(Exception):

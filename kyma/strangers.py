@@ -7,11 +7,10 @@ minute. Pure: the time comes in as an argument. What a known customer may do is 
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from kyma.errors import Code, Refusal
+from kyma.errors import Code, Refusal, in_seconds
 from kyma.throttles import LOOPBACK, MAX_TRACKED, address_group, is_loopback
 
 PER_MINUTE = 600
@@ -82,12 +81,11 @@ def _left(limit: int, owed_ns: int) -> Left:
 
 def beyond(left: Left) -> Refusal:
     """The refusal of a request that was one too many."""
-    seconds = max(1, math.ceil(left.wait_s))
     return Refusal(
         Code.RATE_LIMITED,
         f"Rate limit exceeded ({left.limit} requests/minute of an address without a valid API "
-        f"key). Try again in {seconds} second{'' if seconds == 1 else 's'}. Requests with a valid "
-        "key are not affected. Nothing was charged.",
+        f"key). Try again in {in_seconds(left.wait_s)}. Requests with a valid key "
+        "are not affected. Nothing was charged.",
         retry_after_s=left.wait_s,
         details={"limit": "address"},
     )

@@ -140,7 +140,7 @@ async def _misspelt() -> Response:
 
 def make_quart(parts: Parts) -> Quart:
     """Quart with our routes and our envelope for every error."""
-    app = Quart("kyma", static_folder=None)
+    app = refusals.AnyHost("kyma", static_folder=None)
     app.request_class = BoundedRequest
     app.url_map.merge_slashes = False  # a redirect would be HTML, and lose the body of a POST
     app.config["RESPONSE_TIMEOUT"] = None  # 60 s by default, which cuts a stream silently

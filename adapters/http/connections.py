@@ -1,6 +1,6 @@
 """Connections before there is a request on them.
 
-Who says nothing is not waited for, and bytes that are no HTTP are refused in our own words.
+Who says nothing is not waited for, and what cannot be read as HTTP/1.1 is refused in our own words.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from kyma.errors import Code, Refusal
 
 REASONS = {400: b"Bad Request", 408: b"Request Timeout"}
 MOST_FILES = 65_536
+MOST_URL_BYTES = 65_535
+"""Of a path with its query: the parser's own limit."""
+
+MOST_HEAD_BYTES = 131_072
+"""Of a head, beyond the read in which it began. The parser has no limit to the number of lines."""
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's, with a limit on the time until a request's head is complete.
+    """uvicorn's, with limits on a request's head: the time until it is complete, and its length.
 
     It counts from the connection, and for every further request on it from its first byte; the
     body has a limit of its own. Without one a few hundred silent sockets hold every file
@@ -30,7 +35,10 @@ class PatientProtocol(HttpToolsProtocol):
     head_timeout_s = 15.0
     body_timeout_s = 30.0
     _late: asyncio.TimerHandle | None = None
+    _in_head = False
     _in_body = False
+    _head_bytes = 0
+    url = b""  # uvicorn's, which has none before a request begins
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """The wait begins."""
@@ -48,21 +56,28 @@ class PatientProtocol(HttpToolsProtocol):
         It may be a blank line, which begins none, or the rest of a body that was refused early:
         whoever sends that reads its answer when all is sent.
         """
+        was_in_head = self._in_head
         super().data_received(data)
+        if was_in_head and self._in_head:
+            self._head_bytes += len(data)
         is_answered = self.cycle is None or self.cycle.response_complete
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._too_long(is_answered)
         if is_answered and not self.transport.is_closing():
             self._wait(self.body_timeout_s if self._in_body else self.head_timeout_s)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._in_head = True
         self._wait(self.head_timeout_s)
 
     def on_headers_complete(self) -> None:
         """The head is here: the rest has limits of its own."""
         self._wait_no_more()
+        self._in_head, self._head_bytes = False, 0
+        super().on_headers_complete()  # raises if the URL is none
         self._in_body = True
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The end of a request."""
@@ -70,10 +85,24 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait_no_more()
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same for all it cannot read
         """What the parser cannot read."""
         self._wait_no_more()
-        self._refuse(Refusal(Code.INVALID_VALUE, f"This is not HTTP/1.1. {msg}"))
+        if self._in_body:
+            said = "The body could not be read: its chunks are not as HTTP/1.1 has them."
+        elif len(self.url) > MOST_URL_BYTES:
+            said = f"The URL is too long: it may have {MOST_URL_BYTES:,} bytes."
+        else:
+            said = "The head of the request could not be read as HTTP/1.1."
+        self._refuse(Refusal(Code.INVALID_VALUE, said))
+
+    def _too_long(self, is_answered: bool) -> None:
+        self._wait_no_more()
+        if not is_answered:  # an answer is on its way to whoever does this
+            self.transport.close()
+            return
+        said = f"The head of the request is too long: it may have {MOST_HEAD_BYTES:,} bytes."
+        self._refuse(Refusal(Code.INVALID_VALUE, said))
 
     def _wait(self, seconds: float) -> None:
         if self._late is None:

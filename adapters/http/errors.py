@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from kyma.errors import Code, Refusal
+from kyma.errors import Code, Refusal, whole_seconds
 from kyma.ports.runtime import Quota
 from kyma.strangers import Left
 from kyma.tiers import Tier
@@ -135,7 +134,7 @@ def headers_of(refusal: Refusal) -> list[tuple[str, str]]:
     """`Retry-After` (whole seconds, rounded up) and, on a limit, what was reached."""
     headers = []
     if refusal.retry_after_s is not None:
-        headers.append(("Retry-After", str(max(1, math.ceil(refusal.retry_after_s)))))
+        headers.append(("Retry-After", str(whole_seconds(refusal.retry_after_s))))
     quota, tier = refusal.details.get("quota"), refusal.details.get("rung")
     if isinstance(quota, Quota) and isinstance(tier, Tier):
         headers += quota_headers(tier, quota)

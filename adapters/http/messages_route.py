@@ -66,7 +66,7 @@ class CountTokens(MessagesRoute):
     ) -> Claim | Replay:
         return await self._repeats.begin(
             principal.account_id,
-            asking.secret or "",
+            asking.secret,
             asking.idempotency_key or "",
             fingerprint_of("POST", COUNT_PATH, raw),
             request_id,

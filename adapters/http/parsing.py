@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from email_validator import EmailNotValidError, validate_email
 from quart import Request, current_app, g, request
 
+from adapters.http.asking import secret_of
 from adapters.http.bodies import SMALL_BYTES, check_packing, parsed
 from adapters.http.contract import operation_of
 from kyma.errors import Code, Refusal
@@ -36,10 +37,8 @@ def client() -> Client:
 
 def credential() -> str:
     """The API key or session token that the request shows, unchecked; empty without one."""
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        secret = request.headers.get("x-api-key", "")
-    return secret.strip()
+    headers = request.headers
+    return secret_of(headers.get("Authorization", ""), headers.get("x-api-key", ""))
 
 
 async def signed_in(access: Access) -> Principal:

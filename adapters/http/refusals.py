@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a route of Quart, as an answer in the envelope of its path."""
+"""Whatever goes wrong before or in a route of Quart, as an answer in the envelope of its path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import structlog
 from quart import Quart, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from quart.wrappers.base import BaseRequestWebsocket
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.routing import MapAdapter
 
 from adapters.http.contract import Envelope, operation_of
 from adapters.http.dialects.messages import Messages
@@ -22,8 +24,25 @@ log = structlog.get_logger("kyma.http")
 _MESSAGES = Messages()
 
 
-def install(app: Quart) -> None:
+class AnyHost(Quart):
+    """Quart, which by itself breaks on a bad `Host` before anything of ours is asked."""
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """None for a bad `Host`: no route is looked for, and `install` refuses the request."""
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            return None
+
+
+def install(app: AnyHost) -> None:
     """Refusals, a database that is away, the framework's own errors, and our mistakes."""
+
+    @app.before_request
+    async def check_host() -> None:
+        """After `adapters.http.callers`: who asks so is counted as with any other bad request."""
+        if request.url_rule is None and request.routing_exception is None:
+            raise Refusal(Code.INVALID_VALUE, "`Host` cannot be the name of a host.", param="Host")
 
     @app.errorhandler(Refusal)
     async def refuse(refusal: Refusal) -> Response:

@@ -201,7 +201,7 @@ class TextRoute:
             fingerprint_of("POST", self._dialect.path, raw),
             request_id,
             self._limits.claim_s,
-            asking.secret or "",
+            asking.secret,
         )
 
     async def _answer(self, ticket: Ticket, exchange: Exchange) -> None:

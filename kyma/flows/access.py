@@ -18,7 +18,7 @@ from kyma.accounts import (
     shown,
 )
 from kyma.calls import Size
-from kyma.errors import Code, Refusal
+from kyma.errors import Code, Refusal, in_seconds
 from kyma.flows.throttle import Throttle
 from kyma.keys import EVERY_SCOPE, Scope, check_hands_out
 from kyma.money import ZERO, Usd, usd
@@ -363,7 +363,7 @@ def _rate_limited(tier: Tier, quota: Quota, model: str = "") -> Refusal:
     return Refusal(
         Code.RATE_LIMITED,
         f"Rate limit exceeded ({reached}, {tier.name}). Try again in "
-        f"{max(1, round(quota.retry_after_s))} seconds. Nothing was charged.",
+        f"{in_seconds(quota.retry_after_s)}. Nothing was charged.",
         retry_after_s=quota.retry_after_s,
         details={"limit": quota.limited_by, "tier": tier.level, "quota": quota, "rung": tier},
     )

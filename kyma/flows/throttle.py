@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kyma.errors import Code, Refusal
+from kyma.errors import Code, Refusal, in_seconds
 from kyma.ports.runtime import Attempts
 from kyma.throttles import Guarded
 
@@ -35,7 +35,7 @@ class Throttle:
         if wait_s > 0:
             raise Refusal(
                 Code.TOO_MANY_ATTEMPTS,
-                f"Too many {WORDS[kind]}. Try again in {max(1, round(wait_s))} seconds.",
+                f"Too many {WORDS[kind]}. Try again in {in_seconds(wait_s)}.",
                 retry_after_s=wait_s,
             )
 

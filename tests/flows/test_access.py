@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from adapters.http.errors import headers_of
 from adapters.memory.keys import MemoryAttempts
 from adapters.memory.runtime import (
     MemoryChance,
@@ -25,6 +26,7 @@ from kyma.flows.access import SESSION_DAYS, SIGN_UP_CREDIT, Access, Welcome
 from kyma.flows.throttle import Throttle
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.storage import Principal, StorageUnavailable
+from kyma.throttles import LIMITS, Guarded
 from kyma.tiers import TIERS, Override, Standing
 from tests.builders import new_id
 
@@ -319,6 +321,40 @@ async def test_a_limit_that_is_reached_says_which_and_how_long(
     assert refusal.retry_after_s == pytest.approx(60 - 0.5 * len(models))
     door.clock.move(refusal.retry_after_s)
     assert await door.access.admit(principal, "m", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "words"), [(0.7, "60 seconds"), (58.8, "2 seconds"), (59.6, "1 second")]
+)
+async def test_the_wait_for_a_limit_is_told_as_its_header_tells_it(
+    door: Door, waited_s: float, words: str
+) -> None:
+    principal = await door.access.identify((await door.customer()).api_key)
+    for number in range(30):
+        await door.access.admit(principal, f"m{number}", SMALL)
+    door.clock.move(waited_s)
+    with pytest.raises(Refusal) as caught:
+        await door.access.admit(principal, "m", SMALL)
+    assert f"Try again in {words}. " in caught.value.message
+    told = dict(headers_of(caught.value))["Retry-After"]
+    assert words.split(maxsplit=1)[0] == told
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "words"), [(0.7, "900 seconds"), (898.8, "2 seconds"), (899.6, "1 second")]
+)
+async def test_the_wait_for_a_throttle_is_told_as_its_header_tells_it(
+    waited_s: float, words: str
+) -> None:
+    clock = MemoryClock()
+    throttle = Throttle(MemoryAttempts(clock.monotonic))
+    for _ in range(LIMITS[Guarded.LOGIN].per_subject):
+        await throttle.take(Guarded.LOGIN, "", "ana@example.com")
+    clock.move(waited_s)
+    with pytest.raises(Refusal) as caught:
+        await throttle.take(Guarded.LOGIN, "", "ana@example.com")
+    assert caught.value.message.endswith(f"Try again in {words}.")
+    assert words.split(maxsplit=1)[0] == dict(headers_of(caught.value))["Retry-After"]
 
 
 async def test_a_token_limit_is_of_the_minute(door: Door) -> None:

@@ -68,12 +68,15 @@ class Principals(MemoryAccounts):
         self.forgotten: list[str] = []
         self.is_away = False
         self.is_hung = False
+        self.slow_s = 0.0
 
     async def principal(self, digest: bytes) -> Principal | None:
         if self.is_away:
             raise StorageUnavailable("away")
         if self.is_hung:
             await asyncio.Event().wait()
+        if self.slow_s:
+            await asyncio.sleep(self.slow_s)
         return await super().principal(digest)
 
     async def forget(self, account_id: str) -> None:

@@ -8,13 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
+import pytest
 import uvicorn
 
-from adapters.http.connections import patient
+from adapters.http.connections import MOST_HEAD_BYTES, patient
 from adapters.http.exchange import Presence
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n"
 REFUSED = b"HTTP/1.1 401"
+CHUNKED = b"POST /x HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+LINE = b"x-line: " + b"a" * 1000 + b"\r\n"
+GOOD = b"GET /x HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -67,6 +72,70 @@ async def test_the_rest_of_a_refused_body_is_not_waited_for_without_end() -> Non
             said = await reader.read()
     assert said.startswith(REFUSED)
     assert said.count(b"HTTP/1.1") == 1, "nothing is said on top of an answer"
+
+
+def a_url_of(length: int) -> bytes:
+    return b"GET /x?" + b"a" * (length - 3) + b" HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+UNREADABLE = {
+    "a URL that is too long": (a_url_of(65_536), "The URL is too long: it may have 65,535 bytes."),
+    "a URL far too long": (a_url_of(90_000), "The URL is too long"),
+    "a URL that is none": (GOOD.replace(b"/x", b"http://["), "The head of the request"),
+    "another protocol": (b"\x16\x03\x01\x02\x00\x01", "The head of the request"),
+    "another version": (GOOD.replace(b"/1.1", b"/9.9"), "The head of the request"),
+    "a header without a name": (GOOD.replace(b"Host", b""), "The head of the request"),
+    "a broken chunk": (CHUNKED + b"2\r\n{}\r\nzz\r\n", "The body could not be read"),
+    "a broken head after a body": (CHUNKED + b"0\r\n\r\n" + b"zz\r\n", "The head of the request"),
+}
+
+
+@pytest.mark.parametrize(("sent", "said"), UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_cannot_be_read_is_told_what_is_wrong_with_it(sent: bytes, said: str) -> None:
+    async with connection(head_s=5.0, body_s=5.0) as (reader, writer):
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            answers = await reader.read()
+    _, _, answer = answers.rpartition(b"HTTP/1.1 400 Bad Request\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = orjson.loads(body)["error"]
+    assert error["message"].startswith(said)
+    assert (error["code"], error["type"]) == ("invalid_value", "invalid_request_error")
+    assert error["request_id"].encode() in head
+
+
+async def test_a_url_as_long_as_it_may_be_is_read() -> None:
+    async with connection(head_s=5.0, body_s=5.0) as (reader, writer):
+        writer.write(a_url_of(65_535))
+        async with asyncio.timeout(5):
+            assert (await reader.readexactly(len(REFUSED))) == REFUSED
+
+
+async def test_a_head_has_an_end() -> None:
+    async with connection(head_s=20.0, body_s=20.0) as (reader, writer):
+        answer = asyncio.create_task(reader.readuntil(b"}}"))
+        writer.write(GOOD[:-2])
+        sent = 0
+        async with asyncio.timeout(10):
+            while not answer.done():
+                writer.write(LINE)
+                sent += len(LINE)
+                await asyncio.sleep(0.001)
+    assert answer.result().startswith(b"HTTP/1.1 400")
+    assert b"The head of the request is too long" in answer.result()
+    assert sent > MOST_HEAD_BYTES
+
+
+async def test_a_head_of_many_lines_that_is_no_longer_than_that_is_read() -> None:
+    async with connection(head_s=20.0, body_s=20.0) as (reader, writer):
+        for _ in range(3):  # each head counts for itself
+            writer.write(GOOD[:-2])
+            for _ in range(MOST_HEAD_BYTES // len(LINE) - 1):
+                writer.write(LINE)
+            writer.write(b"\r\n")
+            await writer.drain()
+            async with asyncio.timeout(5):
+                assert REFUSED in await reader.readuntil(REFUSED)
 
 
 async def test_who_reads_too_slowly_is_let_go_also_if_a_charge_was_finished_first() -> None:

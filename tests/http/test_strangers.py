@@ -10,19 +10,26 @@ import pytest_asyncio
 from adapters.http.callers import KNOWING_S
 from adapters.http.contract import Auth
 from adapters.http.openapi import Route, routes_of
-from kyma.errors import Code, Refusal
 from kyma.flows.access import Client
 from kyma.strangers import PER_MINUTE
+from tests.http.callers import (
+    CHAT,
+    HERE,
+    REQUESTS,
+    TIER_0,
+    TOKENS,
+    figures,
+    left,
+    remaining,
+    stranger,
+    use_up,
+)
 from tests.http.on_memory import SECRET, STRANGER, Place, a_body, a_place
 from tests.http.visiting import Browser
-from tests.http.wired import Answer, ask, gateway
+from tests.http.wired import ask, gateway
 
-HERE, ELSEWHERE = "203.0.113.9", "203.0.113.10"
 UNKNOWN = "ky-" + "00" * 24
-CHAT = "/v1/chat/completions"
-REQUESTS = {f"x-ratelimit-{word}-requests" for word in ("limit", "remaining", "reset")}
-TOKENS = {f"x-ratelimit-{word}-tokens" for word in ("limit", "remaining")}
-TIER_0 = "30"
+ELSEWHERE = "203.0.113.10"
 PREFLIGHT = {"origin": "https://app.example", "access-control-request-method": "POST"}
 
 ROUTES = [*routes_of(gateway().quart)]
@@ -33,41 +40,9 @@ async def place() -> Place:
     return await a_place()
 
 
-def figures(answer: Answer) -> set[str]:
-    return {name for name in answer.headers if name.startswith("x-ratelimit-")}
-
-
-def remaining(answer: Answer) -> int:
-    return int(answer.headers["x-ratelimit-remaining-requests"])
-
-
 def path_of(route: Route) -> str:
     """Some path of a route."""
     return re.sub(r"<[^>]*>", "00000000000000000000000000000000", route.path)
-
-
-async def stranger(
-    place: Place,
-    method: str = "GET",
-    path: str = "/v1/models",
-    *,
-    secret: str | None = None,
-    address: str = HERE,
-    **headers: str,
-) -> Answer:
-    return await place.ask(method, path, secret=secret, address=address, **headers)
-
-
-async def left(place: Place, address: str = HERE) -> int:
-    """Told where nothing is counted."""
-    return remaining(await stranger(place, path="/healthz", address=address))
-
-
-async def use_up(place: Place, address: str = HERE) -> None:
-    """What so many requests without a key would do; the clock of strangers stands still."""
-    for _ in range(await left(place, address)):
-        place.container.strangers().heard(Refusal(Code.MISSING_KEY, "no key"), address)
-    assert await left(place, address) == 0
 
 
 # --- every answer -----------------------------------------------------------------------
