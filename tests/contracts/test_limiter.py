@@ -376,6 +376,22 @@ async def test_a_redis_that_hangs_costs_one_request_its_patience_and_not_the_nex
     server.close()
 
 
+async def test_a_loop_that_was_busy_is_no_slow_redis(redis: Redis, redis_url: str) -> None:
+    limiter = RedisLimiter(redis, 0.2)
+    await limiter.take("a", "m", 1, TIER)  # connected, and the script is there
+    other = make_redis(redis_url)
+    await other.execute_command("CLIENT", "PAUSE", "400", "ALL")
+    asked = asyncio.ensure_future(limiter.take("a", "m", 1, TIER))
+    for _ in range(3):  # by now the script is on its way, and its time runs
+        await asyncio.sleep(0)
+    time.sleep(0.3)  # as what else a busy loop has to do
+    quota = await asked
+    assert (quota.unlimited, quota.requests_used) == (False, 2)
+    assert limiter.passed_unlimited == 0
+    await limiter.close()
+    await other.aclose()
+
+
 async def test_limits_hold_again_when_redis_is_back(redis: Redis, redis_url: str) -> None:
     limiter = RedisLimiter(redis, 5.0)
     account = new_id()
