@@ -1,19 +1,18 @@
-"""The only upstream sockets: pools, deadlines and the classification of what goes wrong.
+"""The only upstream sockets: their deadlines, and the classification of what goes wrong.
 
-One pool per process, owned by whoever opens it and never evicted while leased. TCP_NODELAY
-is on for every socket (asyncio and uvloop set it).
+One pool per process, owned by whoever opens it and never evicted while leased.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
-
+from adapters.upstreams.http1 import Answer, Pool, Wants
 from kyma.calls import Fault, UpstreamError
 
 ERROR_BODY_LIMIT = 64 * 1024
@@ -34,115 +33,117 @@ class Timeouts:
 class Transport:
     """POSTs JSON and reads what comes back."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: whose certificates are trusted; the system's, unless told."""
         self._timeouts = timeouts
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0, keepalive_timeout=30, ttl_dns_cache=60, enable_cleanup_closed=True
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=True,
-                skip_auto_headers=("User-Agent", "Accept"),
-                read_bufsize=2**17,
-            )
-        return self._session
+        self._pool = Pool(tls)
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes, left_s: float
     ) -> tuple[int, bytes, str | None]:
         """Status, whole body and Retry-After; `left_s` is all the time there is."""
-        end_by = asyncio.get_running_loop().time() + left_s
-        timeout = aiohttp.ClientTimeout(
-            total=min(left_s, self._timeouts.answer_s),
-            sock_connect=min(self._timeouts.connect_s, left_s),
-        )
+        loop = asyncio.get_running_loop()
+        end_by = loop.time() + left_s
+        due = min(end_by, loop.time() + self._timeouts.answer_s)
+        answer = await self._asked("POST", url, headers, body, due, end_by)
+        watch = loop.call_at(due, answer.expire, "the answer is not complete")
         try:
-            async with self._open().post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                return response.status, await response.read(), response.headers.get("Retry-After")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raw = await answer.whole()
+            return answer.status, raw, _text(answer, b"retry-after")
+        except OSError as error:
             raise classified(error, end_by) from error
+        finally:
+            watch.cancel()
+            answer.release()
 
     async def get(self, url: str, headers: dict[str, str], left_s: float) -> int:
-        """The status of a GET; its body is read no further than its beginning."""
-        timeout = aiohttp.ClientTimeout(
-            total=left_s, sock_connect=min(self._timeouts.connect_s, left_s)
-        )
+        """The status of a GET, whose body is not read."""
+        loop = asyncio.get_running_loop()
+        end_by = loop.time() + left_s
+        answer = await self._asked("GET", url, headers, b"", end_by, math.inf)
+        watch = loop.call_at(end_by, answer.expire, "no answer")
         try:
-            async with self._open().get(
-                url, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                await response.content.read(ERROR_BODY_LIMIT)
-                return response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            await answer.head()
+        except OSError as error:
             raise classified(error) from error
+        else:
+            return answer.status
+        finally:
+            watch.cancel()
+            answer.release()
 
     @asynccontextmanager
     async def stream(
         self, url: str, headers: dict[str, str], body: bytes, left_s: float
     ) -> AsyncIterator[Stream]:
         """Enter once the status is known; leaving frees the socket (closed if not at its end)."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=min(self._timeouts.connect_s, left_s)
-        )
         now = asyncio.get_running_loop().time()
-        first_by = now + min(self._timeouts.first_byte_s, left_s)
+        end_by = now + left_s
+        first_by = min(end_by, now + self._timeouts.first_byte_s)
+        answer = await self._asked("POST", url, headers, body, first_by, end_by)
+        stream = Stream(answer, first_by, self._timeouts.chunk_s, end_by)
         try:
-            async with asyncio.timeout_at(first_by):
-                response = await self._open().post(
-                    url, data=body, headers=headers, timeout=timeout, allow_redirects=False
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error, now + left_s) from error
-        stream = Stream(response, first_by, self._timeouts.chunk_s, now + left_s)
-        try:
+            await stream.head()
             yield stream
         finally:
             stream.close()
 
     async def close(self) -> None:
         """Close every socket."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._pool.close()
+
+    async def _asked(
+        self, method: str, url: str, headers: dict[str, str], body: bytes, due: float, end_by: float
+    ) -> Answer:
+        """A connection with this question on it; `due` bounds the wait for one."""
+        left_s = due - asyncio.get_running_loop().time()
+        connect_s = min(self._timeouts.connect_s, left_s)
+        try:
+            return await self._pool.ask(method, url, headers, body, connect_s)
+        except OSError as error:
+            raise classified(error, end_by) from error
 
 
 class Stream:
     """A response whose body is read as it comes.
 
-    One timer for the whole stream looks how long a read has been waiting: aiohttp's own
-    timeouts cost a timer and a context manager for every chunk. Time in which nobody reads,
-    because the client is slow, is not the upstream's.
+    One timer for the whole stream looks how long a read has been waiting: one for every chunk
+    would cost more than reading it. Time in which nobody reads, because the client is slow, is
+    not the upstream's.
     """
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, first_by: float, chunk_s: float, end_by: float
-    ) -> None:
+    def __init__(self, answer: Answer, first_by: float, chunk_s: float, end_by: float) -> None:
         """Times are those of the running event loop."""
-        self._response = response
+        self._answer = answer
         self._first_by = first_by
         self._chunk_s = chunk_s
         self._end_by = end_by
         self._loop = asyncio.get_running_loop()
-        self._waiting_since: float | None = None
-        self._late: UpstreamError | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self.status = response.status
-        self.retry_after = response.headers.get("Retry-After")
-        self.is_event_stream = "text/event-stream" in response.headers.get("Content-Type", "")
+        self._awaits_text = True
+        self._watch = self._loop.call_at(first_by, self._look)
+        self.status = 0
+        self.retry_after: str | None = None
+        self.is_event_stream = False
+
+    async def head(self) -> None:
+        """Wait for status and headers."""
+        try:
+            await self._answer.head()
+        except OSError as error:
+            raise classified(error, self._end_by) from error
+        self.status = self._answer.status
+        self.retry_after = _text(self._answer, b"retry-after")
+        self.is_event_stream = "text/event-stream" in (_text(self._answer, b"content-type") or "")
 
     async def error_body(self) -> bytes:
         """The beginning of a body that is no stream."""
-        try:
-            async with asyncio.timeout_at(self._first_by):
-                return await self._response.content.read(ERROR_BODY_LIMIT)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classified(error, self._end_by) from error
+        body = b""
+        while len(body) < ERROR_BODY_LIMIT:
+            data = await self.read(first=True)
+            if not data:
+                break
+            body += data
+        return body[:ERROR_BODY_LIMIT]
 
     async def read(self, *, first: bool = False) -> bytes:
         """The next bytes, none at the end; raises `UpstreamError` if it broke or stalled.
@@ -150,53 +151,51 @@ class Stream:
         `first` reads are bounded by the time of the first text, whatever else comes before it.
         Not a generator: whoever was cancelled while it waited may call it again.
         """
-        self._waiting_since = self._loop.time()
+        if first is not self._awaits_text:
+            self._awaits_text = first
+            self._watch.cancel()
+            self._look()
+        answer = self._answer
         try:
-            if first:
-                async with asyncio.timeout_at(self._first_by):
-                    return await self._response.content.readany()
-            if self._watch is None:
-                self._look()
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if self._late is not None:
-                raise self._late from error
+            while not (data := answer.taken()) and not answer.complete:
+                await answer.coming(Wants.BYTES)
+        except OSError as error:
             raise classified(error, self._end_by) from error
-        finally:
-            self._waiting_since = None
+        return data
 
     def _look(self) -> None:
-        """Break the connection if a read has waited too long, else look again when it may have."""
+        """Give up if a read waits too long or the time is over, else look again when it may be."""
         now = self._loop.time()
-        if self._waiting_since is None:
-            self._watch = self._loop.call_at(now + self._chunk_s, self._look)
-            return
-        due = min(self._waiting_since + self._chunk_s, self._end_by)
+        if not self._awaits_text:
+            since = self._answer.waits_since
+            due = min((now if since is None else since) + self._chunk_s, self._end_by)
+        else:
+            due = self._first_by
         if now < due:
             self._watch = self._loop.call_at(due, self._look)
-            return
-        if now >= self._end_by:
-            self._late = UpstreamError(Fault.OVERDUE, "the request took all its time")
         else:
-            self._late = UpstreamError(Fault.TIMEOUT, "the stream stalled")
-        self._response.close()
+            self._answer.expire("the stream stalled" if now < self._end_by else "its time is over")
 
     def close(self) -> None:
         """Free the socket; an answer that was not read to its end does not go back to the pool."""
-        if self._watch is not None:
-            self._watch.cancel()
-        self._response.close()
+        self._watch.cancel()
+        self._answer.release()
 
 
-def classified(error: BaseException, end_by: float = math.inf) -> UpstreamError:
+def _text(answer: Answer, name: bytes) -> str | None:
+    value = answer.headers.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def classified(error: OSError, end_by: float = math.inf) -> UpstreamError:
     """What a socket's failure means for routing.
 
     A timeout is the provider's, who was too slow to connect, to begin or to go on, unless the
     request itself has no time left: `end_by` is when its time ends, on the running loop's clock.
     """
     name = type(error).__name__
-    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, TimeoutError):
         is_over = asyncio.get_running_loop().time() >= end_by - TICK_S
         fault = Fault.OVERDUE if is_over else Fault.TIMEOUT
-        return UpstreamError(fault, f"no answer in time ({name})")
+        return UpstreamError(fault, f"no answer in time ({error or name})")
     return UpstreamError(Fault.BROKEN, f"{name}: {error}"[:300])

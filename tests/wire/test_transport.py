@@ -31,7 +31,7 @@ CALL = ChatCall({"messages": []}, "m", True, False, Size(1, 1, 1, 1))
 
 
 @asynccontextmanager
-async def upstream(write: Writing) -> AsyncIterator[ProviderChat]:
+async def upstream(write: Writing, chunk_s: float = 0.3) -> AsyncIterator[ProviderChat]:
     async def serve(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -45,15 +45,15 @@ async def upstream(write: Writing) -> AsyncIterator[ProviderChat]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    transport = Transport(Timeouts(connect_s=1, first_byte_s=1.0, chunk_s=0.3, answer_s=5))
+    transport = Transport(Timeouts(connect_s=1, first_byte_s=1.0, chunk_s=chunk_s, answer_s=5))
     endpoint = Endpoint(PROVIDERS["local"], f"http://127.0.0.1:{port}", "")
     yield ProviderChat(transport, {"local": endpoint})
     await transport.close()
     await runner.cleanup()
 
 
-async def read_all(chat: ProviderChat, pause_s: float = 0.0) -> int:
-    deadline = Deadline(asyncio.get_running_loop().time() + 5)
+async def read_all(chat: ProviderChat, pause_s: float = 0.0, left_s: float = 5.0) -> int:
+    deadline = Deadline(asyncio.get_running_loop().time() + left_s)
     read = 0
     async with chat.stream(CALL, ROUTE, Hold("0" * 32, "a", ZERO, ZERO), deadline) as chunks:
         async for chunk in chunks:
@@ -107,6 +107,26 @@ async def test_an_upstream_that_falls_silent_is_a_timeout() -> None:
         with pytest.raises(UpstreamError) as raised:
             await read_all(chat)
         assert raised.value.fault is Fault.TIMEOUT
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1])
+async def test_a_stream_ends_with_the_time_of_its_request_however_steady_it_is(
+    pause_s: float,
+) -> None:
+    """Long before a chunk would be late, whether the reader waits or is busy."""
+
+    async def steady(response: web.StreamResponse) -> None:
+        for _ in range(60):
+            await response.write(TEXT)
+            await asyncio.sleep(0.05)
+        await response.write(END + DONE)
+
+    async with upstream(steady, chunk_s=9) as chat:
+        began = time.monotonic()
+        with pytest.raises(UpstreamError) as raised:
+            await read_all(chat, pause_s, left_s=0.5)
+        assert raised.value.fault is Fault.OVERDUE
+        assert 0.4 < time.monotonic() - began < 1.5
 
 
 @pytest.mark.parametrize(

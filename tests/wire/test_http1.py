@@ -1,0 +1,732 @@
+"""The HTTP/1.1 client against a server that says exactly what a test tells it, on both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import itertools
+import socket
+import ssl
+import struct
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.upstreams import http1
+from adapters.upstreams.http1 import Connection, Pool
+from adapters.upstreams.transport import Timeouts, Transport
+from kyma.calls import Fault, UpstreamError
+
+TIMEOUTS = Timeouts(connect_s=1.0, first_byte_s=1.0, chunk_s=0.5, answer_s=2.0)
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+BEGUN = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n7;note=x\r\n, world\r\n"
+)
+END = b"0\r\nX-Trailer: 1\r\n\r\n"
+CHUNKED = BEGUN + END
+TO_THE_END = b"HTTP/1.0 200 OK\r\nRetry-After: 7\r\n\r\nhello"
+RESET = b"<reset>"
+
+Steps = Sequence[bytes | float]
+"""What a server says to one request: bytes, seconds of silence, RESET. Then it closes, or not."""
+
+
+class Server:
+    """Plays one list of steps for each request, in turn; the last one again and again."""
+
+    def __init__(self, *answers: Steps, closes: bool = False) -> None:
+        self._answers = list(answers)
+        self._closes = closes
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.open = 0
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            while (request := await _request(reader)) is not None:
+                self.requests.append(request)
+                steps = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                for step in steps:
+                    if step == RESET:
+                        _reset(writer)
+                    elif isinstance(step, bytes):
+                        writer.write(step)
+                        await writer.drain()
+                    elif not await _silent(reader, step):
+                        return
+                if self._closes:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+async def _silent(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Wait; whether the other side is still there."""
+    try:
+        async with asyncio.timeout(seconds):
+            return bool(await reader.read(1))
+    except TimeoutError:
+        return True
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close without waiting for what is unsent: the other side is told that it broke."""
+    transport: Any = writer.transport
+    opened: socket.socket = transport.get_extra_info("socket")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    (length,) = [
+        int(line.split(b":")[1])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length:")
+    ]
+    return head + await reader.readexactly(length)
+
+
+@asynccontextmanager
+async def listening(
+    server: Server, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[Server]:
+    listener = await asyncio.start_server(server.serve, host, 0, ssl=tls)
+    scheme = "http" if tls is None else "https"
+    server.url = f"{scheme}://localhost:{listener.sockets[0].getsockname()[1]}/v1/x?y=%20z"
+    yield server
+    listener.close()
+
+
+Play = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def play(request: pytest.FixtureRequest) -> Play:
+    """Runs a test's coroutine on a loop of its own."""
+
+    def run(what: Callable[[], Awaitable[None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(20):
+                await what()
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(bounded())
+
+    return run
+
+
+@asynccontextmanager
+async def calling(
+    *answers: Steps, closes: bool = False, timeouts: Timeouts = TIMEOUTS
+) -> AsyncIterator[tuple[Server, Transport]]:
+    async with listening(Server(*answers, closes=closes)) as server:
+        transport = Transport(timeouts)
+        yield server, transport
+        await transport.close()
+        await _until(lambda: server.open == 0)  # no socket is left behind
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.005)
+
+
+async def streamed(transport: Transport, url: str, pause_s: float = 0.0) -> bytes:
+    body = b""
+    async with transport.stream(url, {}, b"{}", 5.0) as stream:
+        assert stream.status == 200
+        while data := await stream.read(first=not body):
+            body += data
+            await asyncio.sleep(pause_s)
+    return body
+
+
+async def fault_of(what: Awaitable[object]) -> tuple[Fault, str]:
+    with pytest.raises(UpstreamError) as raised:
+        await what
+    return raised.value.fault, str(raised.value)
+
+
+def test_what_is_sent(play: Play) -> None:
+    async def run() -> None:
+        async with calling([PLAIN]) as (server, transport):
+            answer = await transport.post(server.url, {"A": "1", "B": "zwei"}, b"{}", 5.0)
+            assert answer == (200, b"hello", None)
+            port = server.url.split(":")[2].split("/")[0]
+            (request,) = server.requests
+            assert request.split(b"\r\n") == [
+                b"POST /v1/x?y=%20z HTTP/1.1",
+                b"Host: localhost:" + port.encode(),
+                b"Accept-Encoding: identity",
+                b"A: 1",
+                b"B: zwei",
+                b"Content-Length: 2",
+                b"",
+                b"{}",
+            ]
+
+    play(run)
+
+
+def test_a_value_with_a_line_break_is_not_sent(play: Play) -> None:
+    async def run() -> None:
+        async with calling([PLAIN]) as (server, transport):
+            for value in ("a\r\nHost: b", "a\nb", "a\rb"):
+                with pytest.raises(ValueError, match="line break"):
+                    await transport.post(server.url, {"A": value}, b"{}", 5.0)
+            assert server.requests == []
+
+    play(run)
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost/", "localhost:80/", "http://"])
+def test_what_is_no_http_address_is_not_asked(url: str) -> None:
+    async def run() -> None:
+        with pytest.raises(ValueError, match="not an HTTP address"):
+            await Transport(TIMEOUTS).post(url, {}, b"", 1.0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answer", [PLAIN, CHUNKED], ids=["length", "chunked"])
+def test_a_connection_is_asked_again(play: Play, answer: bytes) -> None:
+    async def run() -> None:
+        async with calling([answer]) as (server, transport):
+            first = await transport.post(server.url, {}, b"{}", 5.0)
+            for _ in range(3):
+                assert await transport.post(server.url, {}, b"{}", 5.0) == first
+                assert await streamed(transport, server.url) == first[1]
+            assert len(server.requests) == 7
+            assert server.connections == 1
+
+    play(run)
+
+
+def test_two_questions_at_once_have_two_connections_and_the_later_ones_share_them(
+    play: Play,
+) -> None:
+    async def run() -> None:
+        async with calling([0.05, PLAIN]) as (server, transport):
+            for _ in range(3):
+                answers = await asyncio.gather(
+                    *(transport.post(server.url, {}, b"{}", 5.0) for _ in range(4))
+                )
+                assert {answer[1] for answer in answers} == {b"hello"}
+            assert server.connections == 4
+
+    play(run)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        PLAIN + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        PLAIN + b"\x00",
+    ],
+    ids=["told to close", "1.0", "a second answer", "more than the answer"],
+)
+def test_a_connection_that_cannot_be_trusted_again_is_closed(play: Play, answer: bytes) -> None:
+    async def run() -> None:
+        async with calling([answer]) as (server, transport):
+            for _ in range(3):
+                assert (await transport.post(server.url, {}, b"{}", 5.0))[1] == b"hello"
+            assert server.connections == 3
+
+    play(run)
+
+
+def test_what_comes_while_nothing_is_asked_ends_the_connection(play: Play) -> None:
+    async def run() -> None:
+        late = [PLAIN, 0.05, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"]
+        async with calling(late, [PLAIN]) as (server, transport):
+            await transport.post(server.url, {}, b"{}", 5.0)
+            await _until(lambda: server.open == 0)
+            assert (await transport.post(server.url, {}, b"{}", 5.0))[:2] == (200, b"hello")
+            assert server.connections == 2
+
+    play(run)
+
+
+def test_a_connection_that_its_server_closed_meanwhile_is_not_asked(play: Play) -> None:
+    async def run() -> None:
+        async with calling([PLAIN], closes=True) as (server, transport):
+            for count in range(1, 4):
+                assert (await transport.post(server.url, {}, b"{}", 5.0))[1] == b"hello"
+                await _until(lambda: server.open == 0)
+                await asyncio.sleep(0.02)
+                assert server.connections == count
+
+    play(run)
+
+
+def test_a_connection_is_idle_for_so_long_and_no_longer(play: Play) -> None:
+    async def run() -> None:
+        async with listening(Server([PLAIN])) as server:
+            pool = Pool(idle_s=0.2)
+            await _asked(pool, server.url)
+            await asyncio.sleep(0.1)
+            await _asked(pool, server.url)
+            assert server.connections == 1
+            await _until(lambda: server.open == 0)  # nobody asked: the sweep closed it
+            await _asked(pool, server.url)
+            assert server.connections == 2
+            await pool.close()
+
+    play(run)
+
+
+async def _asked(pool: Pool, url: str) -> None:
+    answer = await pool.ask("POST", url, {}, b"{}", 1.0)
+    assert await answer.whole() == b"hello"
+    answer.release()
+
+
+def test_an_interim_answer_is_not_the_answer(play: Play) -> None:
+    async def run() -> None:
+        interim = b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: gzip\r\nRetry-After: 9\r\n\r\n"
+        async with calling([b"HTTP/1.1 100 Continue\r\n\r\n", 0.02, interim + PLAIN]) as (
+            server,
+            transport,
+        ):
+            for _ in range(2):
+                answer = await transport.post(server.url, {}, b"{}", 5.0)
+                assert answer == (200, b"hello", None)
+            assert server.connections == 1
+
+    play(run)
+
+
+def test_a_body_without_a_length_ends_with_its_connection(play: Play) -> None:
+    async def run() -> None:
+        async with calling([TO_THE_END[:-2], 0.02, TO_THE_END[-2:]], closes=True) as (
+            server,
+            transport,
+        ):
+            assert await transport.post(server.url, {}, b"{}", 5.0) == (200, b"hello", "7")
+            assert await streamed(transport, server.url) == b"hello"
+
+    play(run)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([], "closed before its answer"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Le"], "closed before its answer"),
+        ([PLAIN[:-1]], "closed in the middle of its answer"),
+        ([CHUNKED[:-2]], "closed in the middle of its answer"),
+        ([BEGUN], "closed in the middle of its answer"),
+        ([TO_THE_END, 0.02, RESET], "in the middle of its answer"),
+        ([PLAIN[:-1], 0.02, RESET], "in the middle of its answer"),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], "not an answer in HTTP/1.1"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello"], "not an answer in HTTP/1.1"),
+        (
+            [CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n", 1)],
+            "not an answer in HTTP/1.1",
+        ),
+        ([CHUNKED.replace(b"5\r\nhello", b"z\r\nhello")], "not an answer in HTTP/1.1"),
+        ([b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"], "HTTP/1.1"),
+        ([PLAIN.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")], "is encoded"),
+        ([b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 30_000], "a head of more than"),
+    ],
+)
+def test_what_is_no_answer_is_the_providers_failure(play: Play, steps: Steps, words: str) -> None:
+    async def run() -> None:
+        async with calling(steps, closes=True) as (server, transport):
+            for ask in (
+                lambda: transport.post(server.url, {}, b"{}", 5.0),
+                lambda: streamed(transport, server.url),
+            ):
+                fault, told = await fault_of(ask())
+                assert fault is Fault.BROKEN
+                assert words in told
+
+    play(run)
+
+
+def test_what_came_before_a_break_is_read_first(play: Play) -> None:
+    async def run() -> None:
+        async with (
+            calling([BEGUN, 0.02, RESET]) as (server, transport),
+            transport.stream(server.url, {}, b"{}", 5.0) as stream,
+        ):
+            await asyncio.sleep(0.1)
+            assert await stream.read(first=True) == b"hello, world"
+            assert (await fault_of(stream.read()))[0] is Fault.BROKEN
+            assert (await fault_of(stream.read()))[0] is Fault.BROKEN
+
+    play(run)
+
+
+def test_a_server_that_is_not_there(play: Play) -> None:
+    async def run() -> None:
+        async with listening(Server([PLAIN])) as server:
+            pass
+        transport = Transport(TIMEOUTS)
+        assert (await fault_of(transport.post(server.url, {}, b"{}", 5.0)))[0] is Fault.BROKEN
+        no_such = transport.post("http://nobody.invalid/", {}, b"{}", 5.0)
+        assert (await fault_of(no_such))[0] is Fault.BROKEN
+        await transport.close()
+
+    play(run)
+
+
+@pytest.mark.parametrize("steps", [[5.0], [PLAIN[:-1], 5.0], [PLAIN[:20], 5.0]])
+def test_a_whole_answer_that_takes_too_long(play: Play, steps: Steps) -> None:
+    async def run() -> None:
+        timeouts = Timeouts(connect_s=1, first_byte_s=9, chunk_s=9, answer_s=0.2)
+        async with calling(steps, timeouts=timeouts) as (server, transport):
+            for left_s, expected in ((5.0, Fault.TIMEOUT), (0.1, Fault.OVERDUE)):
+                began = time.monotonic()
+                fault, _ = await fault_of(transport.post(server.url, {}, b"{}", left_s))
+                assert fault is expected
+                assert time.monotonic() - began < 2.0
+
+    play(run)
+
+
+def test_whoever_leaves_closes_the_connection(play: Play) -> None:
+    async def run() -> None:
+        async with calling([PLAIN[:-1], 9.0]) as (server, transport):
+            for what in (
+                lambda: transport.post(server.url, {}, b"{}", 5.0),
+                lambda: streamed(transport, server.url),
+            ):
+                asking = asyncio.ensure_future(what())
+                await _until(lambda: server.open == 1)
+                await asyncio.sleep(0.05)
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+                await _gone(transport)
+
+    play(run)
+
+
+async def _gone(transport: Transport) -> None:
+    open_ones: set[Connection] = transport._pool._open
+    await _until(lambda: not open_ones)
+
+
+def test_whoever_was_cancelled_may_read_on(play: Play) -> None:
+    async def run() -> None:
+        steps = [BEGUN, 0.2, END]
+        async with (
+            calling(steps) as (server, transport),
+            transport.stream(server.url, {}, b"{}", 5.0) as stream,
+        ):
+            assert await stream.read(first=True) == b"hello, world"
+            reading = asyncio.ensure_future(stream.read())
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            assert await stream.read() == b""
+
+    play(run)
+
+
+def test_a_body_that_is_not_read_makes_its_server_wait(play: Play) -> None:
+    """Ten megabytes for a client that does not read: no more than the limit is held for it."""
+
+    async def run() -> None:
+        piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        steps = [CHUNKED.split(b"\r\n\r\n")[0] + b"\r\n\r\n", *[piece] * 160, b"0\r\n\r\n"]
+        async with calling(steps) as (server, transport):
+            async with transport.stream(server.url, {}, b"{}", 9.0) as stream:
+                await asyncio.sleep(0.3)
+                (connection,) = transport._pool._open
+                assert connection._answer is not None
+                held = sum(map(len, connection._answer._pieces))
+                # A read of the loop's (256 KiB at most) more than the limit.
+                assert http1.MOST_UNREAD_BYTES < held <= 2 * http1.MOST_UNREAD_BYTES
+                read = 0
+                while data := await stream.read(first=not read):
+                    read += len(data)
+                assert read == 160 * 0x10000
+            assert (await transport.post(server.url, {}, b"{}", 5.0))[1] == b"x" * read
+            assert server.connections == 1
+
+    play(run)
+
+
+async def test_a_whole_answer_has_a_limit() -> None:
+    connection = Connection([])
+    wire = _Wire()
+    connection.connection_made(wire)  # type: ignore[arg-type]  # what it uses of a transport
+    reading = asyncio.ensure_future(connection.ask(b"", b"").whole())
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    piece, count = b"x" * 2**24, http1.MOST_WHOLE_BYTES // 2**24
+    for _ in range(count):
+        connection.data_received(piece)
+        assert wire.is_open
+    connection.data_received(b"x")
+    assert not wire.is_open
+    with pytest.raises(ConnectionError, match=f"more than {http1.MOST_WHOLE_BYTES} bytes"):
+        await reading
+
+
+def test_a_large_request_goes_out_as_it_can_be_taken(play: Play) -> None:
+    async def run() -> None:
+        body = bytes(range(256)) * 40_000
+        async with calling([PLAIN]) as (server, transport):
+            for _ in range(2):
+                assert (await transport.post(server.url, {}, body, 9.0))[1] == b"hello"
+            assert [request.endswith(body) for request in server.requests] == [True, True]
+            assert server.connections == 1
+
+    play(run)
+
+
+def test_an_answer_before_its_question_was_read_ends_the_connection(play: Play) -> None:
+    """Or the rest of the question would be read as the next one."""
+
+    async def run() -> None:
+        connections = 0
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+                await asyncio.sleep(0.5)
+            writer.close()
+
+        listener = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=2**10)
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+        transport = Transport(TIMEOUTS)
+        for count in (1, 2):
+            answer = await transport.post(url, {}, b"x" * 30_000_000, 5.0)
+            assert (answer, connections) == ((413, b"no", None), count)
+        await transport.close()
+        listener.close()
+
+    play(run)
+
+
+@given(st.sets(st.integers(1, len(CHUNKED) - 1), max_size=8))
+def test_it_does_not_matter_how_the_bytes_are_cut(cuts: set[int]) -> None:
+    """One connection, the same answer twice, each in pieces."""
+
+    async def run() -> None:
+        connection = Connection([])
+        connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+        for _ in range(2):
+            answer = connection.ask(b"", b"")
+            edges = [0, *sorted(cuts), len(CHUNKED)]
+            read = b""
+            for begin, end in itertools.pairwise(edges):
+                connection.data_received(CHUNKED[begin:end])
+                read += answer.taken()
+            assert (answer.status, read, answer.complete) == (200, b"hello, world", True)
+            assert answer.headers[b"content-type"] == b"text/event-stream"
+            assert b"x-trailer" not in answer.headers
+            answer.release()
+        assert connection._idle == [connection, connection]
+
+    asyncio.run(run())
+
+
+class _Wire:
+    """A transport that is open and takes everything."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def writelines(self, _: Sequence[bytes]) -> None: ...
+
+    def abort(self) -> None:
+        self.is_open = False
+
+    def is_closing(self) -> bool:
+        return not self.is_open
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of localhost, signed by itself; the key beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def _serving(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_tls_with_a_certificate_that_is_trusted(play: Play, certificate: Path) -> None:
+    async def run() -> None:
+        async with listening(Server([CHUNKED]), _serving(certificate)) as server:
+            transport = Transport(TIMEOUTS, ssl.create_default_context(cafile=certificate))
+            body = b"x" * 3_000_000
+            for _ in range(3):
+                assert (await transport.post(server.url, {}, body, 5.0))[1] == b"hello, world"
+                assert await streamed(transport, server.url) == b"hello, world"
+            assert server.connections == 1
+            assert server.requests[0].endswith(body)
+            await transport.close()
+            await _until(lambda: server.open == 0)
+
+    play(run)
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another host's"])
+def test_tls_with_a_certificate_that_is_not(play: Play, certificate: Path, whose: str) -> None:
+    async def run() -> None:
+        async with listening(Server([PLAIN]), _serving(certificate)) as server:
+            trusted = None if whose == "nobody's" else certificate
+            url = server.url if trusted is None else server.url.replace("localhost", "127.0.0.1")
+            transport = Transport(TIMEOUTS, ssl.create_default_context(cafile=trusted))
+            fault, words = await fault_of(transport.post(url, {}, b"{}", 5.0))
+            assert fault is Fault.BROKEN
+            assert "certificate verify failed" in words
+            assert server.requests == []
+            await transport.close()
+
+    play(run)
+
+
+def test_a_handshake_that_does_not_end_is_a_connection_that_does_not_come(play: Play) -> None:
+    async def run() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+        url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+        timeouts = Timeouts(connect_s=0.2, first_byte_s=9, chunk_s=9, answer_s=9)
+        transport = Transport(timeouts)
+        began = time.monotonic()
+        assert (await fault_of(transport.post(url, {}, b"{}", 9.0)))[0] is Fault.TIMEOUT
+        assert time.monotonic() - began < 2.0
+        await transport.close()
+        listener.close()
+
+    play(run)
+
+
+def test_a_reader_that_was_left_behind_does_not_read_the_next_answer(play: Play) -> None:
+    """Two customers' answers follow each other on one connection."""
+
+    async def run() -> None:
+        second = PLAIN.replace(b"hello", b"other")
+        async with listening(Server([PLAIN], [0.05, second])) as server:
+            pool = Pool()
+            first = await pool.ask("POST", server.url, {}, b"{}", 1.0)
+            await _until(lambda: first.complete)
+            first.release()
+            other = await pool.ask("POST", server.url, {}, b"{}", 1.0)
+            first.release()
+            first.expire("too late")
+            assert first.taken() == await first.whole() == b""
+            assert await other.whole() == b"other"
+            assert server.connections == 1
+            other.release()
+            await pool.close()
+
+    play(run)
+
+
+def test_a_reader_that_waits_while_its_answer_is_given_up_is_told(play: Play) -> None:
+    async def run() -> None:
+        async with calling([BEGUN, 5.0]) as (server, transport):
+            async with transport.stream(server.url, {}, b"{}", 5.0) as stream:
+                assert await stream.read(first=True)
+                reading = asyncio.ensure_future(stream.read())
+                await asyncio.sleep(0.02)
+            fault, words = await fault_of(reading)
+            assert (fault, "given up" in words) == (Fault.BROKEN, True)
+
+    play(run)
+
+
+def test_an_answer_leaves_no_garbage() -> None:
+    """What can only be found by looking through everything costs every request something."""
+
+    async def run() -> None:
+        connection = Connection([])
+        connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+        for complete in (True, False):
+            answer = connection.ask(b"", b"")
+            connection.data_received(CHUNKED if complete else BEGUN)
+            answer.release()
+            gone = weakref.ref(answer)
+            del answer
+            assert gone() is None
+
+    asyncio.run(run())
+
+
+class _TwoAddresses(asyncio.SelectorEventLoop):
+    """A network in which a host has another address before its own, where nobody listens."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
+        (found,) = await super().getaddrinfo("127.0.0.1", port, **more)
+        return [(*found[:4], ("127.0.0.9", port)), found]
+
+
+def test_another_address_of_a_host_is_tried_where_one_refuses() -> None:
+    async def run() -> None:
+        async with listening(Server([PLAIN])) as server:
+            pool = Pool()
+            await _asked(pool, server.url)
+            await pool.close()
+
+    with asyncio.Runner(loop_factory=_TwoAddresses) as runner:
+        runner.run(run())
