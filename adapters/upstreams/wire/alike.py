@@ -22,11 +22,11 @@ _contents = re.compile(rb'"content"\s*:\s*"(' + _PLAIN + rb')"').finditer
 class Alike:
     """Knows one form of chunk, of one stream, with one choice."""
 
-    __slots__ = ("_after", "_before", "_lessons", "_our_after", "_our_before", "_skip")
+    __slots__ = ("_after", "_before", "_lessons", "_our_after", "_our_before", "_skip", "_tail")
 
     def __init__(self) -> None:
         self._before = self._after = self._our_before = self._our_after = b""
-        self._skip = 0
+        self._skip = self._tail = 0
         self._lessons = 0
 
     def learn(self, payload: bytes, ours: bytes, text: str) -> None:
@@ -42,14 +42,18 @@ class Alike:
             return
         self._before, self._after = b"data: " + theirs[0], theirs[1] + b"\n\n"
         self._our_before, self._our_after = b"data: " + sent[0], sent[1]
-        self._skip = len(self._before)
+        self._skip, self._tail = len(self._before), len(self._after)
 
     def events(self, data: bytes) -> tuple[list[bytes], int] | None:
         """The events to send on and the bytes of their texts, if `data` is only such chunks."""
         if not self._skip or not data.endswith(self._after):
             return None
+        # As a rule one chunk; of several, what stands between the first and the last is not plain.
+        text = data[self._skip : -self._tail]
+        if _is_plain(text) and text.isascii() and data.startswith(self._before):
+            return [self._our_before + text + self._our_after], len(text)
         events, weight = [], 0
-        for chunk in data[: -len(self._after)].split(self._after):
+        for chunk in data[: -self._tail].split(self._after):
             text = chunk[self._skip :]
             if not chunk.startswith(self._before) or not _is_plain(text):
                 return None

@@ -344,7 +344,8 @@ class StreamDecoder:
         if not self._splitter.rest:
             known = self._alike.events(data)
             if known is not None:
-                return Chunk(*known, len(self._finished) >= self._choices, None)
+                events, weight = known
+                return Chunk(events, weight, len(self._finished) >= self._choices, None)
         payloads = self._splitter.feed(data)
         if payloads is None:
             return None
