@@ -37,6 +37,9 @@ class PatientProtocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _in_head = False
     _in_body = False
+    _deaf = False
+    """Bytes came that are no request, while one was being answered: nothing is read after them."""
+
     _head_bytes = 0
     url = b""  # uvicorn's, which has none before a request begins
 
@@ -56,13 +59,16 @@ class PatientProtocol(HttpToolsProtocol):
         It may be a blank line, which begins none, or the rest of a body that was refused early:
         whoever sends that reads its answer when all is sent.
         """
+        if self._deaf:
+            return
         was_in_head = self._in_head
         super().data_received(data)
         if was_in_head and self._in_head:
             self._head_bytes += len(data)
         is_answered = self.cycle is None or self.cycle.response_complete
         if self._head_bytes > MOST_HEAD_BYTES:
-            self._too_long(is_answered)
+            said = f"The head of the request is too long: it may have {MOST_HEAD_BYTES:,} bytes."
+            self._cannot_read(said)
         if is_answered and not self.transport.is_closing():
             self._wait(self.body_timeout_s if self._in_body else self.head_timeout_s)
 
@@ -87,22 +93,26 @@ class PatientProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same for all it cannot read
         """What the parser cannot read."""
-        self._wait_no_more()
         if self._in_body:
             said = "The body could not be read: its chunks are not as HTTP/1.1 has them."
         elif len(self.url) > MOST_URL_BYTES:
             said = f"The URL is too long: it may have {MOST_URL_BYTES:,} bytes."
         else:
             said = "The head of the request could not be read as HTTP/1.1."
-        self._refuse(Refusal(Code.INVALID_VALUE, said))
+        self._cannot_read(said)
 
-    def _too_long(self, is_answered: bool) -> None:
+    def _cannot_read(self, said: str) -> None:
+        """Refuse and close. What was asked before is answered first, and then it closes."""
         self._wait_no_more()
-        if not is_answered:  # an answer is on its way to whoever does this
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(Refusal(Code.INVALID_VALUE, said))
+        elif not self._in_body:
+            cycle.keep_alive, self._deaf = False, True
+        elif self.pipeline or cycle.response_started:  # others are answered, or it was
             self.transport.close()
-            return
-        said = f"The head of the request is too long: it may have {MOST_HEAD_BYTES:,} bytes."
-        self._refuse(Refusal(Code.INVALID_VALUE, said))
+        else:
+            self._refuse(Refusal(Code.INVALID_VALUE, said))
 
     def _wait(self, seconds: float) -> None:
         if self._late is None:

@@ -30,24 +30,38 @@ async def refuse(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"no"})
 
 
+async def answer_in_parts(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """An application that has read what it was asked, and takes its time to answer."""
+    while (await receive())["more_body"]:
+        pass
+    await asyncio.sleep(0.05)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for part in (b"one", b"two"):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+        await asyncio.sleep(0.05)
+    await send({"type": "http.response.body", "body": b"three"})
+
+
 @asynccontextmanager
 async def connection(
-    head_s: float, body_s: float
+    head_s: float, body_s: float, app: Any = refuse
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            refuse, http=patient(head_s, body_s), log_level="warning", lifespan="off"
+            app, http=patient(head_s, body_s), log_level="warning", lifespan="off"
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             await asyncio.sleep(0.01)
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        yield reader, writer
-        writer.close()
-        server.should_exit = True
-        await serving
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            server.should_exit = True
+            await serving
 
 
 async def test_who_is_refused_early_may_send_the_rest_and_read_why() -> None:
@@ -86,7 +100,6 @@ UNREADABLE = {
     "another version": (GOOD.replace(b"/1.1", b"/9.9"), "The head of the request"),
     "a header without a name": (GOOD.replace(b"Host", b""), "The head of the request"),
     "a broken chunk": (CHUNKED + b"2\r\n{}\r\nzz\r\n", "The body could not be read"),
-    "a broken head after a body": (CHUNKED + b"0\r\n\r\n" + b"zz\r\n", "The head of the request"),
 }
 
 
@@ -102,6 +115,35 @@ async def test_what_cannot_be_read_is_told_what_is_wrong_with_it(sent: bytes, sa
     assert error["message"].startswith(said)
     assert (error["code"], error["type"]) == ("invalid_value", "invalid_request_error")
     assert error["request_id"].encode() in head
+
+
+ANSWERED = b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("asked", [1, 2], ids=["one", "two"])
+@pytest.mark.parametrize("late_s", [0.0, 0.02, 0.08], ids=["at once", "before it", "in it"])
+@pytest.mark.parametrize(
+    "behind", [b"zz\r\n", a_url_of(65_536), GOOD[:-2] + LINE * 600], ids=["no head", "url", "long"]
+)
+async def test_what_is_no_request_does_not_get_into_the_answer_before_it(
+    asked: int, late_s: float, behind: bytes
+) -> None:
+    """Such as the rest of a body whose length was told too small: what was asked is answered."""
+    async with connection(5.0, 5.0, answer_in_parts) as (reader, writer):
+        writer.write(GOOD * asked)
+        await asyncio.sleep(late_s)
+        writer.write(behind)
+        async with asyncio.timeout(5):
+            answers = await reader.read()
+    assert answers.count(ANSWERED) == answers.count(b"HTTP/1.1 ") == asked
+    assert answers.endswith(ANSWERED)
+
+
+async def test_a_body_that_breaks_behind_an_answer_under_way_ends_the_connection() -> None:
+    async with connection(5.0, 5.0, answer_in_parts) as (reader, writer):
+        writer.write(GOOD + CHUNKED + b"zz\r\n")
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
 
 
 async def test_a_url_as_long_as_it_may_be_is_read() -> None:
