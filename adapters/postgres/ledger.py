@@ -38,7 +38,11 @@ BLOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
 
 OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
-APPLY = "SELECT * FROM ledger_apply($1, $2, $3, $4, $5, $6, $7, $8)"
+APPLY = (
+    "SELECT * FROM ledger_apply($1::text::text[], $2::text::uuid[], $3::text::uuid[],"
+    " $4::text::bigint[], $5::text::bigint[], $6::text::int[], $7, $8::text::uuid[])"
+)
+"""Arrays go as text: the driver would ask each of their elements whether it is an array, too."""
 
 
 @dataclass(slots=True)
@@ -145,17 +149,24 @@ class Batcher:
             self._connection = await connect(self._engine)
             raw = await self._connection.get_raw_connection()
             self._driver = raw.driver_connection
-        records = [operation.record for operation in batch if operation.record is not None]
+        kinds, holds, accounts, amounts, costs, ttls, records, keys = zip(
+            *[
+                (o.kind, o.hold_id, o.account_id, o.amount, o.cost, o.ttl_s, o.record, o.key_id)
+                for o in batch
+            ],
+            strict=True,
+        )
+        told = [record for record in records if record is not None]
         rows: Sequence[asyncpg.Record] = await self._driver.fetch(
             APPLY,
-            [str(operation.kind) for operation in batch],
-            [operation.hold_id for operation in batch],
-            [operation.account_id for operation in batch],
-            [operation.amount for operation in batch],
-            [operation.cost for operation in batch],
-            [operation.ttl_s for operation in batch],
-            orjson.dumps(records).decode() if records else None,
-            [operation.key_id for operation in batch],
+            _array(kinds),
+            _array(holds),
+            _array(accounts),
+            _array(amounts),
+            _array(costs),
+            _array(ttls),
+            orjson.dumps(told).decode() if told else None,
+            _array(keys),
             timeout=APPLY_S,
         )
         return rows
@@ -187,6 +198,11 @@ class Batcher:
         connection, self._connection, self._driver = self._connection, None, None
         if connection is not None:
             await connection.close()
+
+
+def _array(values: tuple[str | int | None, ...]) -> str:
+    """As PostgreSQL writes words, numbers and nulls in an array: like JSON, in other brackets."""
+    return "{" + orjson.dumps(values)[1:-1].decode() + "}"
 
 
 def _fail(batch: Sequence[_Operation], error: Exception) -> None:

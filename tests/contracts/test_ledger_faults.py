@@ -14,7 +14,7 @@ from adapters.postgres.ledger import Batcher, PostgresLedger
 from adapters.postgres.units import PostgresUnits, make_engine
 from kyma.ledger import Outcome
 from kyma.money import usd
-from kyma.ports.storage import StorageUnavailable
+from kyma.ports.storage import Held, StorageUnavailable
 from tests.builders import a_key, a_session, an_account, new_id
 
 
@@ -91,6 +91,27 @@ async def test_one_locked_account_does_not_fail_the_holds_of_others(
     assert isinstance(refused, StorageUnavailable)
     assert not isinstance(held, BaseException)
     assert held.outcome is Outcome.DONE
+
+
+NO_IDS = ['a","b', "a,b", "{}", "null", "", '"', "\\", "x\n", "é", "0" * 31 + "}"]
+"""Each would be something else in an array that was put together carelessly."""
+
+
+async def test_an_id_that_is_none_spoils_no_operation_beside_it(
+    postgres_engine: AsyncEngine, postgres_units: PostgresUnits
+) -> None:
+    ledger = PostgresLedger(postgres_engine, postgres_units)
+    account = await an_account_with_credit(postgres_units)
+    good = [ledger.hold(new_id(), account, usd("0.001"), 600) for _ in NO_IDS]
+    bad = [ledger.hold(id, account, usd("0.01"), 600) for id in NO_IDS]
+    worse = [ledger.hold(new_id(), id, usd("0.01"), 600) for id in NO_IDS]
+    mixed = [each for three in zip(good, bad, worse, strict=True) for each in three]
+    answers = await asyncio.gather(*mixed, return_exceptions=True)
+    assert all(isinstance(answer, Held) and answer.hold for answer in answers[::3])
+    assert all(isinstance(answer, Exception) for answer in answers[1::3] + answers[2::3])
+    await ledger.close()
+    assert (await ledger.balance(account)).available == usd("0.49")
+    assert (await ledger.health()).open_holds == len(NO_IDS)
 
 
 async def test_a_database_that_refuses_connections_is_unavailable(database_url: str) -> None:
