@@ -13,8 +13,10 @@ import socket
 import ssl
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 import aiohappyeyeballs
+from aiohappyeyeballs import AddrInfoType
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
@@ -30,6 +32,13 @@ MOST_WHOLE_BYTES = 256 * 1024 * 1024
 
 NEXT_ADDRESS_S = 0.25
 """When a host's next address is tried beside the one that does not answer (RFC 8305)."""
+
+
+NAMES_S = 60.0
+"""How long it is remembered where a host is."""
+
+Origin = tuple[bool, str, int]
+"""Whether it is asked over TLS, its host, its port."""
 
 
 class Wants(Enum):
@@ -289,7 +298,7 @@ class _Target:
         self.is_tls = parts.scheme == "https"
         self.host = parts.raw_host
         self.port = parts.port
-        self.origin = (self.is_tls, self.host, self.port)
+        self.origin: Origin = (self.is_tls, self.host, self.port)
         self.begins = (
             f"{parts.raw_path_qs} HTTP/1.1\r\n"
             f"Host: {parts.host_port_subcomponent}\r\n"
@@ -312,7 +321,8 @@ class Pool:
         self._tls = tls
         self._idle_s = idle_s
         self._targets: dict[str, _Target] = {}
-        self._idle: dict[tuple[bool, str, int], list[Connection]] = {}
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._names: dict[Origin, tuple[float, asyncio.Future[Any]]] = {}
         self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -329,8 +339,11 @@ class Pool:
         head = target.head(method, headers, len(body))
         connection = self._kept(target)
         if connection is None:
-            async with asyncio.timeout(connect_s):
-                connection = await self._connected(target)
+            try:
+                async with asyncio.timeout(connect_s):
+                    connection = await self._connected(target)
+            except RuntimeError as error:  # uvloop's, where a socket was closed meanwhile
+                raise ConnectionResetError(str(error)) from error
         return connection.ask(head, body)
 
     async def close(self) -> None:
@@ -339,6 +352,9 @@ class Pool:
             self._sweep.cancel()
             self._sweep = None
         self._idle.clear()
+        for _, asking in self._names.values():
+            asking.cancel()
+        self._names.clear()
         lost = [connection.lost for connection in self._open]
         for connection in list(self._open):
             connection.abort()
@@ -355,26 +371,54 @@ class Pool:
 
     async def _connected(self, target: _Target) -> Connection:
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        opened = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_S
-        )
-        idle = self._idle.setdefault(target.origin, [])
+        addresses = await self._addresses(target)
         try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(idle),
-                sock=opened,
-                ssl=self._context() if target.is_tls else None,
-                server_hostname=target.host if target.is_tls else None,
+            opened = await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=NEXT_ADDRESS_S
             )
-        except BaseException:
-            opened.close()
+        except OSError:
+            self._names.pop(target.origin, None)  # perhaps it is elsewhere by now
             raise
+        idle = self._idle.setdefault(target.origin, [])
+        # From here on the loop closes the socket: who closes it, too, may close another one's.
+        transport, connection = await loop.create_connection(lambda: Connection(idle), sock=opened)
+        if target.is_tls:
+            try:
+                connection.transport = await self._encrypted(transport, connection, target)
+            except BaseException:
+                transport.abort()  # or it would take its leave of somebody who does not answer
+                raise
         self._open.add(connection)
         connection.lost.add_done_callback(lambda _: self._open.discard(connection))
         if self._sweep is None:
             self._sweep = loop.call_later(self._idle_s, self._swept)
         return connection
+
+    async def _encrypted(
+        self, transport: asyncio.Transport, connection: Connection, target: _Target
+    ) -> asyncio.Transport:
+        encrypted = await asyncio.get_running_loop().start_tls(
+            transport, connection, self._context(), server_hostname=target.host
+        )
+        if encrypted is None:
+            raise ConnectionResetError("closed before its handshake")
+        return encrypted
+
+    async def _addresses(self, target: _Target) -> list[AddrInfoType]:
+        """Where a host is: one question at a time, whose answer is good for `NAMES_S`.
+
+        Names are asked for in a few threads, which one name that nobody knows must not fill.
+        """
+        loop = asyncio.get_running_loop()
+        until, asking = self._names.get(target.origin, (0.0, None))
+        if asking is None or (asking.done() and (loop.time() >= until or _failed(asking))):
+            asking = asyncio.ensure_future(
+                loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            )
+            asking.add_done_callback(_failed)  # it may be that nobody waits for it any more
+            self._names[target.origin] = (loop.time() + NAMES_S, asking)
+        addresses: list[AddrInfoType] = await asyncio.shield(asking)
+        return addresses
 
     def _context(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -391,3 +435,7 @@ class Pool:
         self._sweep = None
         if self._open:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_s, self._swept)
+
+
+def _failed(asked: asyncio.Future[Any]) -> bool:
+    return asked.cancelled() or asked.exception() is not None

@@ -165,12 +165,13 @@ class Stream:
 
     def _look(self) -> None:
         """Give up if a read waits too long or the time is over, else look again when it may be."""
-        now = self._loop.time()
-        if not self._awaits_text:
-            since = self._answer.waits_since
-            due = min((now if since is None else since) + self._chunk_s, self._end_by)
-        else:
+        now, since = self._loop.time(), self._answer.waits_since
+        if since is None:
+            due = min(now + self._chunk_s, self._end_by)
+        elif self._awaits_text:
             due = self._first_by
+        else:
+            due = min(since + self._chunk_s, self._end_by)
         if now < due:
             self._watch = self._loop.call_at(due, self._look)
         else:

@@ -644,8 +644,14 @@ def test_tls_with_a_certificate_that_is_not(play: Play, certificate: Path, whose
 
 def test_a_handshake_that_does_not_end_is_a_connection_that_does_not_come(play: Play) -> None:
     async def run() -> None:
+        there = 0
+
         async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
+            nonlocal there
+            there += 1
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            there -= 1
             writer.close()
 
         listener = await asyncio.start_server(silent, "127.0.0.1", 0)
@@ -654,6 +660,12 @@ def test_a_handshake_that_does_not_end_is_a_connection_that_does_not_come(play: 
         transport = Transport(timeouts)
         began = time.monotonic()
         assert (await fault_of(transport.post(url, {}, b"{}", 9.0)))[0] is Fault.TIMEOUT
+        left = asyncio.ensure_future(transport.post(url, {}, b"{}", 9.0))
+        await _until(lambda: there > 0)
+        await asyncio.sleep(0.05)
+        left.cancel()
+        await asyncio.wait([left])
+        await _until(lambda: there == 0)  # at once, without a leave that would take half a minute
         assert time.monotonic() - began < 2.0
         await transport.close()
         listener.close()
@@ -711,6 +723,79 @@ def test_an_answer_leaves_no_garbage() -> None:
             assert gone() is None
 
     asyncio.run(run())
+
+
+class _Names(asyncio.SelectorEventLoop):
+    """A network in which every name is this machine's, after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.fails = False
+
+    async def getaddrinfo(self, host: Any, port: Any, **more: Any) -> Any:
+        self.asked.append(host)
+        await asyncio.sleep(0.05)
+        if self.fails:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return await super().getaddrinfo("127.0.0.1", port, **more)
+
+
+def test_a_name_is_asked_for_once_however_many_want_it() -> None:
+    loop = _Names()
+
+    async def run() -> None:
+        async with listening(Server([0.05, PLAIN])) as server:
+            pool = Pool()
+            impatient = asyncio.ensure_future(pool.ask("POST", server.url, {}, b"{}", 0.01))
+            await asyncio.gather(*(_asked(pool, server.url) for _ in range(5)))
+            with pytest.raises(TimeoutError):
+                await impatient
+            await asyncio.gather(*(_asked(pool, server.url) for _ in range(9)))
+            assert (server.connections, loop.asked) == (9, ["localhost"])
+            await pool.close()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+
+
+def test_a_name_that_was_not_found_is_asked_for_again() -> None:
+    loop = _Names()
+
+    async def run() -> None:
+        async with listening(Server([PLAIN])) as server:
+            pool = Pool()
+            loop.fails = True
+            for _ in range(2):
+                both = [pool.ask("POST", server.url, {}, b"{}", 1.0) for _ in range(3)]
+                answers = await asyncio.gather(*both, return_exceptions=True)
+                assert {type(answer) for answer in answers} == {socket.gaierror}
+            loop.fails = False
+            await _asked(pool, server.url)
+            assert loop.asked == ["localhost"] * 3
+            await pool.close()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+
+
+def test_where_a_host_is_not_any_more_it_is_looked_for_again() -> None:
+    loop = _Names()
+
+    async def run() -> None:
+        async with listening(Server([PLAIN], closes=True)) as server:
+            pool = Pool()
+            await _asked(pool, server.url)
+            await _until(lambda: server.open == 0)
+            await asyncio.sleep(0.05)
+        for count in (1, 2):
+            with pytest.raises(OSError):
+                await pool.ask("POST", server.url, {}, b"{}", 1.0)
+            assert len(loop.asked) == count
+        await pool.close()
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
 
 
 class _TwoAddresses(asyncio.SelectorEventLoop):

@@ -31,7 +31,9 @@ CALL = ChatCall({"messages": []}, "m", True, False, Size(1, 1, 1, 1))
 
 
 @asynccontextmanager
-async def upstream(write: Writing, chunk_s: float = 0.3) -> AsyncIterator[ProviderChat]:
+async def upstream(
+    write: Writing, chunk_s: float = 0.3, first_s: float = 1.0
+) -> AsyncIterator[ProviderChat]:
     async def serve(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -45,7 +47,7 @@ async def upstream(write: Writing, chunk_s: float = 0.3) -> AsyncIterator[Provid
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    transport = Transport(Timeouts(connect_s=1, first_byte_s=1.0, chunk_s=chunk_s, answer_s=5))
+    transport = Transport(Timeouts(connect_s=1, first_byte_s=first_s, chunk_s=chunk_s, answer_s=5))
     endpoint = Endpoint(PROVIDERS["local"], f"http://127.0.0.1:{port}", "")
     yield ProviderChat(transport, {"local": endpoint})
     await transport.close()
@@ -94,6 +96,8 @@ async def test_a_reader_that_pauses_is_no_stall_of_the_upstream() -> None:
         await response.write(END + DONE)
 
     async with upstream(steady) as chat:
+        assert await read_all(chat, pause_s=0.5) == 5
+    async with upstream(steady, first_s=0.2) as chat:
         assert await read_all(chat, pause_s=0.5) == 5
 
 
