@@ -24,11 +24,23 @@ IDLE_S = 30.0
 """How long a connection is kept unasked; servers close theirs after a minute or more."""
 
 MOST_HEAD_BYTES = 128 * 1024
+"""Also of what comes after a body, or between its pieces."""
+
 MOST_UNREAD_BYTES = 256 * 1024
 """Of a body that is read slower than it comes; the socket waits from there on."""
 
 MOST_WHOLE_BYTES = 256 * 1024 * 1024
 """Of a body that is read as a whole: 2,048 embeddings of 3,072 numbers are half of it."""
+
+ENCODINGS = frozenset({b"gzip", b"x-gzip", b"deflate", b"compress", b"br", b"zstd"})
+"""Some servers send other words, such as `none` before a stream, and mean nothing by them."""
+
+LENIENCIES = {
+    "lenient_headers": True,
+    "lenient_optional_cr_before_lf": True,
+    "lenient_spaces_after_chunk_size": True,
+}
+"""What servers are forgiven that do not write HTTP to the letter, as by other clients (aiohttp)."""
 
 NEXT_ADDRESS_S = 0.25
 """When a host's next address is tried beside the one that does not answer (RFC 8305)."""
@@ -61,6 +73,7 @@ class Answer:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(**LENIENCIES)
         self._waiter: asyncio.Future[None] | None = None
         self._waits_since = 0.0
         self._wants = Wants.ALL
@@ -68,14 +81,15 @@ class Answer:
         self._keeps_alive = False
         self._released = False
         self._paused = False
-        self._head_bytes = 0
+        self._other_bytes = 0
+        self._is_encoded = False
         self._pieces: list[bytes] = []
         self._unread = 0
         self.has_head = False
         self.complete = False
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        """By their names in lower case; of one that came twice the last."""
+        """By their names in lower case; of one that came twice the first."""
 
     def coming(self, wants: Wants) -> asyncio.Future[None]:
         """Done as soon as there is what is wanted, or the end."""
@@ -136,21 +150,21 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """The connection's next bytes."""
+        self._other_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             reason = error.__context__ or error  # ours, raised in a callback, or the parser's
             self._fail(ConnectionResetError(f"not an answer in HTTP/1.1: {reason}"))
             return
-        if not self.has_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._fail(ConnectionResetError(f"a head of more than {MOST_HEAD_BYTES} bytes"))
+        if self._other_bytes > MOST_HEAD_BYTES:
+            self._fail(ConnectionResetError(f"a head of more than {MOST_HEAD_BYTES} bytes"))
 
     def closed(self, error: Exception | None) -> None:
         """No more bytes: the end of a body that has no other, of any other a failure."""
         self._keeps_alive = False
-        if error is None and self.has_head and self._ends_with_the_connection():
+        is_end = error is None and self._failure is None and self.has_head
+        if is_end and self._ends_with_the_connection():
             self.complete = True
             self._wake()
         else:
@@ -189,7 +203,7 @@ class Answer:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One line of the head; what follows the body is of no interest."""
         if not self.has_head:
-            self.headers[name.lower()] = value
+            self.headers.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         """The head is here, unless it is an interim one (1xx): the answer's own follows."""
@@ -197,8 +211,7 @@ class Answer:
         if status < 200:
             self.headers = {}
             return
-        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise ValueError("its body is encoded, which was not asked for")
+        self._is_encoded = self.headers.get(b"content-encoding", b"").lower() in ENCODINGS
         self.status = status
         self.has_head = True
         if self._wants is Wants.HEAD:
@@ -206,6 +219,9 @@ class Answer:
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
+        if self._is_encoded:
+            raise ValueError("its body is encoded, which was not asked for")
+        self._other_bytes = 0
         self._pieces.append(piece)
         self._unread += len(piece)
         if self._wants is Wants.ALL:
@@ -236,6 +252,8 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._idle_since = 0.0
         self.transport: asyncio.Transport  # from `connection_made`, before anybody has us
+        self.socket: asyncio.Transport
+        """The transport below TLS, or the same."""
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done once the socket is closed."""
 
@@ -251,8 +269,8 @@ class Connection(asyncio.Protocol):
     def released(self, *, keep: bool) -> None:
         """Wait for the next question, unless the last one was not even sent to its end."""
         self._answer = None
-        transport = self.transport
-        if keep and not transport.is_closing() and transport.get_write_buffer_size() == 0:
+        unsent = self.transport.get_write_buffer_size() + self.socket.get_write_buffer_size()
+        if keep and not self.transport.is_closing() and unsent == 0:
             self._idle_since = self._loop.time()
             self._idle.append(self)
         else:
@@ -271,7 +289,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP
         """The socket is open."""
-        self.transport = transport
+        self.transport = self.socket = transport
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer; those that nobody asked for end the connection."""
@@ -308,9 +326,10 @@ class _Target:
     def head(self, method: str, headers: Mapping[str, str], length: int) -> bytes:
         """The request's head. Raises `ValueError` for a header that would be several."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        breaks = {lines.count("\n"), lines.count("\r"), lines.count("\0") + len(headers)}
+        if breaks != {len(headers)}:
             raise ValueError("a header's value has a line break")
-        return f"{method} {self.begins}{lines}Content-Length: {length}\r\n\r\n".encode("latin-1")
+        return f"{method} {self.begins}{lines}Content-Length: {length}\r\n\r\n".encode()
 
 
 class Pool:
@@ -319,6 +338,8 @@ class Pool:
     def __init__(self, tls: ssl.SSLContext | None = None, idle_s: float = IDLE_S) -> None:
         """`tls`: whose certificates are trusted; the system's, unless told."""
         self._tls = tls
+        if tls is not None:
+            tls.set_alpn_protocols(["http/1.1"])
         self._idle_s = idle_s
         self._targets: dict[str, _Target] = {}
         self._idle: dict[Origin, list[Connection]] = {}

@@ -6,6 +6,7 @@ One pool per process, owned by whoever opens it and never evicted while leased.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import ssl
 from collections.abc import AsyncIterator
@@ -16,6 +17,9 @@ from adapters.upstreams.http1 import Answer, Pool, Wants
 from kyma.calls import Fault, UpstreamError
 
 ERROR_BODY_LIMIT = 64 * 1024
+ERROR_BODY_S = 2.0
+"""How long the rest of a refusal is waited for, seconds."""
+
 TICK_S = 0.05
 """A timer may fire early by the clock's grain; less than this is no time for another try."""
 
@@ -49,12 +53,14 @@ class Transport:
         watch = loop.call_at(due, answer.expire, "the answer is not complete")
         try:
             raw = await answer.whole()
-            return answer.status, raw, _text(answer, b"retry-after")
         except OSError as error:
-            raise classified(error, end_by) from error
+            if answer.status in {0, 200}:
+                raise classified(error, end_by) from error
+            raw = answer.taken()  # a refusal, as far as it came: its status says enough
         finally:
             watch.cancel()
             answer.release()
+        return answer.status, raw, _text(answer, b"retry-after")
 
     async def get(self, url: str, headers: dict[str, str], left_s: float) -> int:
         """The status of a GET, whose body is not read."""
@@ -100,7 +106,7 @@ class Transport:
         connect_s = min(self._timeouts.connect_s, left_s)
         try:
             return await self._pool.ask(method, url, headers, body, connect_s)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise classified(error, end_by) from error
 
 
@@ -136,13 +142,12 @@ class Stream:
         self.is_event_stream = "text/event-stream" in (_text(self._answer, b"content-type") or "")
 
     async def error_body(self) -> bytes:
-        """The beginning of a body that is no stream."""
+        """The beginning of a body that is no stream, as far as it comes: the status says enough."""
         body = b""
-        while len(body) < ERROR_BODY_LIMIT:
-            data = await self.read(first=True)
-            if not data:
-                break
-            body += data
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(ERROR_BODY_S):
+                while len(body) < ERROR_BODY_LIMIT and (data := await self.read(first=True)):
+                    body += data
         return body[:ERROR_BODY_LIMIT]
 
     async def read(self, *, first: bool = False) -> bytes:
@@ -188,8 +193,8 @@ def _text(answer: Answer, name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-def classified(error: OSError, end_by: float = math.inf) -> UpstreamError:
-    """What a socket's failure means for routing.
+def classified(error: Exception, end_by: float = math.inf) -> UpstreamError:
+    """What a socket's failure means for routing, or an address or a key that cannot be sent.
 
     A timeout is the provider's, who was too slow to connect, to begin or to go on, unless the
     request itself has no time left: `end_by` is when its time ends, on the running loop's clock.
