@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
 
     # What the event loop calls.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP has this one
         """The socket is open."""
         self.transport = self.socket = transport
 

@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -256,8 +256,7 @@ def test_two_hosts_at_one_address_have_connections_of_their_own() -> None:
             assert len(server.requests) == 4
             await pool.close()
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(run())
+    _run_on(loop, run)
 
 
 @pytest.mark.parametrize("answer", [PLAIN, CHUNKED], ids=["length", "chunked"])
@@ -960,6 +959,11 @@ class _Names(asyncio.SelectorEventLoop):
         return await super().getaddrinfo("127.0.0.1", port, **more)
 
 
+def _run_on(loop: _Names, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(what())
+
+
 def test_a_name_is_asked_for_once_however_many_want_it() -> None:
     loop = _Names()
 
@@ -974,8 +978,7 @@ def test_a_name_is_asked_for_once_however_many_want_it() -> None:
             assert (server.connections, loop.asked) == (9, ["localhost"])
             await pool.close()
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(run())
+    _run_on(loop, run)
 
 
 def test_a_name_that_was_not_found_is_asked_for_again() -> None:
@@ -994,8 +997,7 @@ def test_a_name_that_was_not_found_is_asked_for_again() -> None:
             assert loop.asked == ["localhost"] * 3
             await pool.close()
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(run())
+    _run_on(loop, run)
 
 
 def test_where_a_host_is_not_any_more_it_is_looked_for_again() -> None:
@@ -1013,8 +1015,7 @@ def test_where_a_host_is_not_any_more_it_is_looked_for_again() -> None:
             assert len(loop.asked) == count
         await pool.close()
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(run())
+    _run_on(loop, run)
 
 
 class _TwoAddresses(asyncio.SelectorEventLoop):
