@@ -10,7 +10,7 @@ import resource
 import secrets
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from adapters.http.errors import STATUS, envelope
 from kyma.errors import Code, Refusal
@@ -22,6 +22,29 @@ MOST_URL_BYTES = 65_535
 
 MOST_HEAD_BYTES = 131_072
 """Of a head, beyond the read in which it began. The parser has no limit to the number of lines."""
+
+
+OUTLET = "kyma.outlet"
+"""Where in a scope's state the `Outlet` of its answer is."""
+
+
+class Outlet:
+    """The body of an answer under way, for who cannot wait: ASGI's `send` may have to."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._transport = cycle.transport
+
+    def is_free(self) -> bool:
+        """Whether the client is there and has read what it was sent, but for a little."""
+        cycle = self._cycle
+        is_closed = cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding
+        return not is_closed and not self._flow.write_paused
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body, which is not empty, after its head and before its end."""
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -83,6 +106,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait_no_more()
         self._in_head, self._head_bytes = False, 0
         super().on_headers_complete()  # raises if the URL is none
+        if self.cycle is not None:  # it is where the request asks for another protocol
+            self.scope["state"][OUTLET] = Outlet(self.cycle)
         self._in_body = True
 
     def on_message_complete(self) -> None:

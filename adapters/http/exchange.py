@@ -9,6 +9,7 @@ from adapters.http import cors
 from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
 from adapters.http.asking import Asking
 from adapters.http.compress import hot_answer
+from adapters.http.connections import Outlet
 from adapters.http.dialects import Dialect, Rendering
 from adapters.http.errors import headers_of, quota_headers, status_of, stranger_headers
 from adapters.http.strangers import StrangerLimit
@@ -102,7 +103,13 @@ class Exchange:
     """
 
     def __init__(
-        self, send: Send, request_id: str, dialect: Dialect, keepalive_s: float, asking: Asking
+        self,
+        send: Send,
+        request_id: str,
+        dialect: Dialect,
+        keepalive_s: float,
+        asking: Asking,
+        outlet: Outlet | None,
     ) -> None:
         self.claim: Claim | None = None
         self.is_complete = False
@@ -113,6 +120,7 @@ class Exchange:
         self._kept: list[bytes] = []
         self._kind = "application/json"
         self._send = send
+        self._outlet = outlet
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._asking = asking
@@ -217,10 +225,24 @@ class Exchange:
     async def more(self, data: bytes) -> None:
         """Send a part of a stream; nothing is no part."""
         if data:
-            if self.claim is not None:
-                self._keep(data)
-            self._sent_at = self._now()  # no call of get_running_loop: it asks the kernel
+            self._note(data)
             await self._send(_more(data))
+
+    def more_at_once(self, events: list[bytes]) -> bool:
+        """Send a part of a stream without waiting for anything, or nothing of it."""
+        if self._outlet is None or self._rendering is None or not self._outlet.is_free():
+            return False
+        data = self._rendering.events(events)
+        if data:
+            self._note(data)
+            self._outlet.write(data)
+        return True
+
+    def _note(self, data: bytes) -> None:
+        """Remember that this was sent, and when."""
+        if self.claim is not None:
+            self._keep(data)
+        self._sent_at = self._now()  # no call of get_running_loop: it asks the kernel
 
     async def end(self, data: bytes) -> None:
         """Send the last bytes of a stream that is complete."""

@@ -15,6 +15,7 @@ import structlog
 from adapters.http.asgi import ClientGone, Receive, Scope, Send, read_body
 from adapters.http.asking import Asking
 from adapters.http.bodies import LARGE_BYTES, check_packing, parsed
+from adapters.http.connections import OUTLET
 from adapters.http.dialects import Dialect
 from adapters.http.errors import quota_headers
 from adapters.http.exchange import Exchange, Presence
@@ -76,8 +77,9 @@ class TextRoute:
         """Serve one request; whatever happens is one answer in the caller's dialect."""
         presence = Presence(receive)
         asking = Asking(scope)
+        outlet = scope.get("state", {}).get(OUTLET)
         exchange = Exchange(
-            send, self._chance.id(), self._dialect, self._limits.keepalive_s, asking
+            send, self._chance.id(), self._dialect, self._limits.keepalive_s, asking, outlet
         )
         try:
             await self._served_or_told(asking, presence, exchange)
@@ -220,7 +222,7 @@ class TextRoute:
         exchange.streams(rendering, quota_headers(ticket.admission.tier, ticket.admission.quota))
         async with self._chat.stream(ticket) as live:
             await exchange.begin(self._headers(ticket, live.route))
-            async for events in live.events():
+            async for events in live.events(exchange.more_at_once):
                 await exchange.more(rendering.events(events))
             exchange.is_settled = True
             await exchange.end(rendering.end(live))

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from adapters.upstreams.providers import Endpoint
@@ -18,7 +19,7 @@ from adapters.upstreams.wire import anthropic, embeddings, openai, translation
 from adapters.upstreams.wire.marks import reads_marks
 from kyma.calls import ChatAnswer, ChatCall, Chunk, Dialect, Fault, UpstreamError
 from kyma.ledger import Hold
-from kyma.ports.upstreams import Deadline
+from kyma.ports.upstreams import Deadline, Take
 from kyma.routing import Route
 
 PATHS = {
@@ -38,6 +39,10 @@ class Decoder(Protocol):
     @property
     def complete(self) -> bool:
         """Whether the answer has all its ends."""
+        ...
+
+    def known(self, data: bytes) -> Chunk | None:
+        """What these bytes say, if nothing need be remembered of them."""
         ...
 
     def feed(self, data: bytes) -> Chunk | None:
@@ -92,7 +97,7 @@ class ProviderChat:
     @asynccontextmanager
     async def stream(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
-    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+    ) -> AsyncIterator[_Chunks]:
         """A stream of chunks."""
         left_s = deadline.left(asyncio.get_running_loop().time())
         wire = self._wire(call, route)
@@ -202,9 +207,9 @@ def _decoder(
 
 
 class _Chunks:
-    """Chunks until the upstream is done; a stream that ends before its answer is a broken one.
+    """The `Chunks` port; a stream that ends before its answer is a broken one.
 
-    Not a generator: a reader whose client left was cancelled and still reads on, for the usage.
+    Offered are chunks that need neither be remembered nor translated: nearly all of an answer.
     """
 
     def __init__(self, stream: Stream, decoder: Decoder, translator: Translator | None) -> None:
@@ -213,12 +218,13 @@ class _Chunks:
         self._translator = translator
         self._has_text = False
 
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        return self
-
-    async def __anext__(self) -> Chunk:
+    async def next(self, take: Take | None = None) -> Chunk | None:
+        """As the port says."""
+        offer = None
+        if take is not None and self._has_text and self._translator is None:
+            offer = partial(self._offered, take)
         while not self._decoder.said_done:
-            data = await self._stream.read(first=not self._has_text)
+            data = await self._stream.read(first=not self._has_text, offer=offer)
             if not data:
                 break
             chunk = self._decoder.feed(data)
@@ -227,4 +233,8 @@ class _Chunks:
                 return chunk if self._translator is None else self._translator.take(chunk)
         if not self._decoder.complete:
             raise UpstreamError(Fault.BROKEN, "the stream ended before the answer was complete")
-        raise StopAsyncIteration
+        return None
+
+    def _offered(self, take: Take, data: bytes) -> bool:
+        chunk = self._decoder.known(data)
+        return chunk is not None and take(chunk)

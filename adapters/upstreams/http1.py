@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -61,6 +61,10 @@ class Wants(Enum):
     ALL = 3
 
 
+Offer = Callable[[bytes], bool]
+"""Whether what came was dealt with on the spot; asked while bytes are read, so it never waits."""
+
+
 class Answer:
     """What is said to one request. Wait for what is `coming` until `has_head` or `complete`.
 
@@ -77,6 +81,7 @@ class Answer:
         self._waiter: asyncio.Future[None] | None = None
         self._waits_since = 0.0
         self._wants = Wants.ALL
+        self._offer: Offer | None = None
         self._failure: OSError | None = None
         self._keeps_alive = False
         self._released = False
@@ -91,11 +96,15 @@ class Answer:
         self.headers: dict[bytes, bytes] = {}
         """By their names in lower case; of one that came twice the first."""
 
-    def coming(self, wants: Wants) -> asyncio.Future[None]:
-        """Done as soon as there is what is wanted, or the end."""
+    def coming(self, wants: Wants, offer: Offer | None = None) -> asyncio.Future[None]:
+        """Done as soon as there is what is wanted, or the end.
+
+        Bytes that come until then are offered first; the wait goes on over those that are taken.
+        """
         if self._failure is not None:
             raise self._failure
         self._wants = wants
+        self._offer = offer
         self._waits_since = self._loop.time()
         self._waiter = self._loop.create_future()
         return self._waiter
@@ -159,6 +168,8 @@ class Answer:
             return
         if self._other_bytes > MOST_HEAD_BYTES:
             self._fail(ConnectionResetError(f"a head of more than {MOST_HEAD_BYTES} bytes"))
+        elif self._pieces and self._wants is Wants.BYTES:
+            self._hand_over()
 
     def closed(self, error: Exception | None) -> None:
         """No more bytes: the end of a body that has no other, of any other a failure."""
@@ -181,6 +192,19 @@ class Answer:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _hand_over(self) -> None:
+        """Offer what came to whoever waits, or wake them to read it."""
+        if self._offer is None or self.waits_since is None:
+            self._wake()
+            return
+        data = self.taken()
+        if self._offer(data):
+            self._waits_since = self._loop.time()
+        else:
+            self._pieces.append(data)
+            self._unread = len(data)
+            self._wake()
 
     def _end_with(self, failure: OSError) -> None:
         """Say no more than came. An answer that is complete stays so."""
@@ -231,8 +255,6 @@ class Answer:
         if self._unread > MOST_UNREAD_BYTES and not self._paused:
             self._paused = True
             self._connection.transport.pause_reading()
-        if self._wants is Wants.BYTES:
-            self._wake()
 
     def on_message_complete(self) -> None:
         """All is here; whether the connection may be asked again is known now."""

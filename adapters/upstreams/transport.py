@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from adapters.upstreams.http1 import Answer, Pool, Wants
+from adapters.upstreams.http1 import Answer, Offer, Pool, Wants
 from kyma.calls import Fault, UpstreamError
 
 ERROR_BODY_LIMIT = 64 * 1024
@@ -150,10 +150,11 @@ class Stream:
                     body += data
         return body[:ERROR_BODY_LIMIT]
 
-    async def read(self, *, first: bool = False) -> bytes:
+    async def read(self, *, first: bool = False, offer: Offer | None = None) -> bytes:
         """The next bytes, none at the end; raises `UpstreamError` if it broke or stalled.
 
         `first` reads are bounded by the time of the first text, whatever else comes before it.
+        Bytes that come while this waits are offered first; the next are those that are left.
         Not a generator: whoever was cancelled while it waited may call it again.
         """
         if first is not self._awaits_text:
@@ -163,7 +164,7 @@ class Stream:
         answer = self._answer
         try:
             while not (data := answer.taken()) and not answer.complete:
-                await answer.coming(Wants.BYTES)
+                await answer.coming(Wants.BYTES, offer)
         except OSError as error:
             raise classified(error, self._end_by) from error
         return data

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kyma.calls import Chunk, Fault, UpstreamError
 from kyma.errors import Code, Refusal
 from kyma.flows.ticket import Receipt, Ticket
 from kyma.ledger import Hold
+from kyma.ports.upstreams import Chunks
 from kyma.routing import Route
 from kyma.usage import Usage
 
@@ -25,14 +27,14 @@ DRAIN_S = 2.0
 class Begun:
     """A stream that has shown its first text."""
 
-    chunks: AsyncIterator[Chunk]
+    chunks: Chunks
     first: list[Chunk]
 
 
-async def until_text(chunks: AsyncIterator[Chunk]) -> list[Chunk]:
+async def until_text(chunks: Chunks) -> list[Chunk]:
     """Read until something worth showing has come: up to here another route may take over."""
     seen: list[Chunk] = []
-    async for chunk in chunks:
+    while (chunk := await chunks.next()) is not None:
         seen.append(chunk)
         if chunk.output_bytes or chunk.finished:
             return seen
@@ -57,17 +59,23 @@ class LiveAnswer:
         for chunk in begun.first:
             self._see(chunk)
 
-    async def events(self) -> AsyncIterator[list[bytes]]:
+    async def events(
+        self, take: Callable[[list[bytes]], bool] | None = None
+    ) -> AsyncIterator[list[bytes]]:
         """Server-sent events as they come; once they end, the answer has been settled.
+
+        Events that come while this waits may be offered to `take`: what it takes (True) was
+        delivered and does not come again. This spares waking the reader for every word.
 
         Raises `Refusal` STREAM_INTERRUPTED if the upstream broke: the hold is returned. Raises
         DEADLINE_PASSED if it took longer than a request may: what came is charged.
         """
         try:
-            for chunk in self._begun.first:
-                if chunk.events:
-                    yield chunk.events
-            async for chunk in self._begun.chunks:
+            for early in self._begun.first:
+                if early.events:
+                    yield early.events
+            offered = None if take is None else partial(self._offered, take)
+            while (chunk := await self._begun.chunks.next(offered)) is not None:
                 self._see(chunk)
                 if chunk.events:
                     yield chunk.events
@@ -75,6 +83,12 @@ class LiveAnswer:
             if not self._finished:
                 raise await self._ended(error) from error
         await self._settle("ok")
+
+    def _offered(self, take: Callable[[list[bytes]], bool], chunk: Chunk) -> bool:
+        if not take(chunk.events):
+            return False
+        self._see(chunk)
+        return True
 
     def _see(self, chunk: Chunk) -> None:
         self._output_bytes += chunk.output_bytes
@@ -125,7 +139,7 @@ class LiveAnswer:
             return
         try:
             async with asyncio.timeout(DRAIN_S):
-                async for chunk in self._begun.chunks:
+                while (chunk := await self._begun.chunks.next()) is not None:
                     self._see(chunk)
         except (TimeoutError, UpstreamError):
             self._finished = False  # the count below is all the evidence there is

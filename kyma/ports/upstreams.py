@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +23,23 @@ class Deadline:
         return max(0.0, self.at - now)
 
 
+Take = Callable[[Chunk], bool]
+"""Deals with a chunk on the spot and says True, or leaves it and says False. It never waits."""
+
+
+class Chunks(Protocol):
+    """A stream that an upstream has accepted. One reader at a time."""
+
+    async def next(self, take: Take | None = None) -> Chunk | None:
+        """The next chunk, none once the upstream has said that it is done.
+
+        Chunks that come while this waits may be offered to `take`; those that it takes were not
+        the next. It is not called before or after. Whoever was cancelled may ask again.
+        Raises `UpstreamError` if the stream was cut, stalled or malformed.
+        """
+        ...
+
+
 class ChatUpstream(Protocol):
     """Text from a model. Failures are raised as `UpstreamError` with a `Fault`."""
 
@@ -38,10 +55,6 @@ class ChatUpstream(Protocol):
 
     def stream(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
-    ) -> AbstractAsyncContextManager[AsyncIterator[Chunk]]:
-        """A stream; entering it means the upstream has accepted, leaving it frees the socket.
-
-        The iterator ends after the upstream said that it is done, and raises
-        `UpstreamError` if the stream was cut, stalled or malformed.
-        """
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """A stream; entering it means the upstream has accepted, leaving it frees the socket."""
         ...

@@ -7,13 +7,24 @@ import socket
 
 import orjson
 
-from tests.e2e.asking import HELLO, audit, customer
+from tests.e2e.asking import HELLO, Reply, audit, customer
 from tests.e2e.conftest import Running
 
 MODEL = "deepseek-v4-flash"
 CHUNKS = 30_000
 PAUSE_S = 3.0
 """Longer than this gateway waits for a provider's next chunk."""
+
+
+def body_of(answer: bytes) -> bytes:
+    """The body of an answer as it came over the wire, in chunks of HTTP's own."""
+    at, body = answer.index(b"\r\n\r\n") + 4, bytearray()
+    while at < len(answer):
+        end = answer.index(b"\r\n", at)
+        size = int(answer[at:end], 16)
+        body += answer[end + 2 : end + 2 + size]
+        at = end + 2 + size + 2
+    return bytes(body)
 
 
 async def test_a_client_that_pauses_its_reading_gets_and_pays_the_whole_answer(
@@ -55,6 +66,8 @@ async def test_a_client_that_pauses_its_reading_gets_and_pays_the_whole_answer(
     (record,) = books.records
     assert (record["outcome"], record["output_tokens"]) == ("ok", CHUNKS)
     assert record["charged"] > 0
-    other = await who.chat(MODEL)
+    other = await who.chat(MODEL, max_tokens=CHUNKS, sandbox={"chunks": CHUNKS})
     assert other.status == 200
+    streamed = Reply(200, {"content-type": "text/event-stream"}, body_of(bytes(got)))
+    assert streamed.text() == other.text()
     assert "x-kyma-fallback" not in other.headers, "the provider was blamed for a slow reader"

@@ -21,7 +21,7 @@ from kyma.flows.chat import MAX_ATTEMPTS, Served
 from kyma.ledger import Balance, Hold, Kind, LedgerHealth, Outcome, Resolution
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.storage import Held, Resolved, StorageUnavailable
-from kyma.ports.upstreams import Deadline
+from kyma.ports.upstreams import Chunks, Deadline, Take
 from kyma.routing import Health, Route
 from kyma.usage import Evidence, Usage, UsageRecord
 from tests.flows.upstreams import (
@@ -44,10 +44,20 @@ START = usd("0.50")
 async def read(
     world: World, model: str = "big", into: list[bytes] | None = None, **fields: Any
 ) -> tuple[str, Any]:
-    """The text of a whole stream, and the live answer after its end."""
+    """The text of a whole stream, and the live answer after its end.
+
+    Every other time it takes events on the spot, as an edge does whose client keeps up.
+    """
     got = [] if into is None else into
+
+    def take(events: list[bytes]) -> bool:
+        takes = len(got) % 2 == 0
+        if takes:
+            got.extend(events)
+        return takes
+
     async with world.chat.stream(await world.ticket(model, stream=True, **fields)) as live:
-        async for events in live.events():
+        async for events in live.events(take):
             got += events
     return "".join(map(said, got)), live
 
@@ -582,6 +592,37 @@ async def test_a_client_that_leaves_a_stalled_stream_is_billed_what_came() -> No
     assert world.upstream.open_streams == 0
 
 
+async def test_a_client_that_leaves_pays_for_what_it_was_sent_without_asking() -> None:
+    """Words that its reader took on the spot, while it waited."""
+    world = await a_world({"first": [Stalls(["1234", "5678", "9012"])]})
+    left: list[bool] = []
+    taken: list[bytes] = []
+
+    def take(events: list[bytes]) -> bool:
+        taken.extend(events)
+        return True
+
+    async def reader() -> Any:
+        ticket = await world.ticket(stream=True, gone=lambda: bool(left))
+        async with world.chat.stream(ticket) as live:
+            try:
+                async for _ in live.events(take):
+                    pass
+            finally:
+                left.append(True)
+
+    reading = asyncio.ensure_future(reader())
+    while len(taken) < 2:
+        await asyncio.sleep(0.005)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert "".join(map(said, taken)) == "56789012"
+    (record,) = world.store.records
+    assert (record.outcome, record.usage.output) == ("client_left", 3)
+    assert record.charged > 0
+    assert (await world.balance())[1] == 0
+
+
 async def test_a_client_that_leaves_before_it_reads_is_settled_too() -> None:
     world = await a_world()
     left: list[bool] = []
@@ -815,21 +856,23 @@ class InterruptedUpstream:
     @asynccontextmanager
     async def stream(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
-    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+    ) -> AsyncIterator[InterruptedChunks]:
         opened = self._upstream.stream(call, route, hold, deadline)
         chunks = await self._interrupter.around(opened.__aenter__)
         try:
-            yield self._chunks(chunks)
+            yield InterruptedChunks(chunks, self._interrupter)
         finally:
             await opened.__aexit__(None, None, None)
 
-    async def _chunks(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
-        while True:
-            try:
-                chunk = await self._interrupter.around(chunks.__anext__)
-            except StopAsyncIteration:
-                return
-            yield chunk
+
+class InterruptedChunks:
+    def __init__(self, chunks: Chunks, interrupter: Interrupter) -> None:
+        self._chunks = chunks
+        self._interrupter = interrupter
+
+    async def next(self, take: Take | None = None) -> Chunk | None:
+        chunk: Chunk | None = await self._interrupter.around(lambda: self._chunks.next(take))
+        return chunk
 
 
 class InterruptedConversations:

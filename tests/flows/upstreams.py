@@ -35,7 +35,7 @@ from kyma.ledger import Hold, LedgerHealth
 from kyma.money import ZERO, Usd, usd
 from kyma.ports.runtime import Conversations, Quota
 from kyma.ports.storage import Ledger, Principal
-from kyma.ports.upstreams import ChatUpstream, Deadline
+from kyma.ports.upstreams import ChatUpstream, Deadline, Take
 from kyma.pricing import PerToken, per_token
 from kyma.routing import Route
 from kyma.tiers import TIERS, Standing
@@ -97,6 +97,7 @@ class ScriptedUpstream:
     calls: list[ChatCall] = field(default_factory=list)
     open_streams: int = 0
     spoke: bool = False
+    taken: int = 0
 
     def _act(self, route: Route, hold: Hold) -> Act:
         assert hold.id in self.store.open_holds, "a billable call without an open hold"
@@ -130,14 +131,14 @@ class ScriptedUpstream:
     @asynccontextmanager
     async def stream(
         self, call: ChatCall, route: Route, hold: Hold, deadline: Deadline
-    ) -> AsyncIterator[AsyncIterator[Chunk]]:
+    ) -> AsyncIterator[Offering]:
         act = self._act(route, hold)
         await asyncio.sleep(0)
         if isinstance(act, Fails):
             raise _error(act)
         self.open_streams += 1
         try:
-            yield self._chunks(act)
+            yield Offering(self, self._chunks(act))
         finally:
             self.open_streams -= 1
 
@@ -155,6 +156,22 @@ class ScriptedUpstream:
         assert isinstance(act, Says)
         yield Chunk([_payload({}, "stop")], 0, True, None)
         yield Chunk([], 0, True, act.usage)
+
+
+class Offering:
+    """The chunks of a generator. Offered are those that say nothing but text."""
+
+    def __init__(self, upstream: ScriptedUpstream, chunks: AsyncIterator[Chunk]) -> None:
+        self._upstream = upstream
+        self._chunks = chunks
+
+    async def next(self, take: Take | None = None) -> Chunk | None:
+        async for chunk in self._chunks:
+            is_text = chunk.output_bytes > 0 and not chunk.finished and chunk.usage is None
+            if take is None or not is_text or not take(chunk):
+                return chunk
+            self._upstream.taken += 1
+        return None
 
 
 def _error(act: Fails) -> UpstreamError:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,7 +21,7 @@ from kyma.flows.live import Begun, LiveAnswer
 from kyma.flows.ticket import Receipt, Served, Ticket
 from kyma.ledger import Hold
 from kyma.money import usd
-from kyma.ports.upstreams import Deadline
+from kyma.ports.upstreams import Chunks, Deadline
 from kyma.pricing import per_token
 from kyma.routing import Route
 from kyma.usage import Usage
@@ -89,15 +87,9 @@ def a_ticket() -> Ticket:
 
 def ended(ending: Any, receipt: Receipt | None = RECEIPT) -> LiveAnswer:
     """A stream that has told why it ended, and was settled."""
-
-    async def nothing() -> AsyncIterator[Chunk]:
-        await asyncio.sleep(0)
-        for chunk in ():
-            yield chunk
-
     last = Chunk([], 0, True, None, ending)
-    hold, chat = cast(Hold, None), cast(Chat, None)
-    live = LiveAnswer(chat, a_ticket(), ROUTE, hold, Begun(nothing(), [last]))
+    hold, chat, chunks = cast(Hold, None), cast(Chat, None), cast(Chunks, None)
+    live = LiveAnswer(chat, a_ticket(), ROUTE, hold, Begun(chunks, [last]))
     live.receipt = receipt
     return live
 

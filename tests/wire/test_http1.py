@@ -589,6 +589,81 @@ def test_whoever_was_cancelled_may_read_on(play: Play) -> None:
     play(run)
 
 
+def test_what_comes_is_offered_to_whoever_waits_and_read_if_it_is_not_taken(play: Play) -> None:
+    """In turn, whole, and once; what comes with the end is read, for the reader must wake."""
+
+    async def run() -> None:
+        pieces = [b"%d;" % number for number in range(12)]
+        steps: list[bytes | float] = [BEGUN]
+        for piece in pieces:
+            steps += [0.02, b"%x\r\n%b\r\n" % (len(piece), piece)]
+        steps += [0.02, b"4\r\nlast\r\n" + END]
+        offered: list[bytes] = []
+        got: list[bytes] = []
+
+        def offer(data: bytes) -> bool:
+            offered.append(data)
+            takes = len(offered) % 3 != 0
+            if takes:
+                got.append(data)
+            return takes
+
+        async with calling(steps) as (server, transport):
+            async with transport.stream(server.url, {}, b"{}", 5.0) as stream:
+                while data := await stream.read(first=not got, offer=offer if got else None):
+                    got.append(data)
+            assert b"".join(got) == b"hello, world" + b"".join(pieces) + b"last"
+            assert b"".join(offered) == b"".join(pieces)
+            assert len(offered) >= 6  # two pieces may be read at once
+            assert (await transport.post(server.url, {}, b"{}", 5.0))[0] == 200
+            assert server.connections == 1
+
+    play(run)
+
+
+def test_much_that_is_taken_is_not_held_against_its_server(play: Play) -> None:
+    """Nothing of it is unread, so its socket need not wait."""
+
+    async def run() -> None:
+        size = http1.MOST_UNREAD_BYTES // 2
+        piece = b"%x\r\n%b\r\n" % (size, b"x" * size)
+        steps = [BEGUN, 0.02, *[piece] * 40, 0.05, END]
+        taken = 0
+
+        def offer(data: bytes) -> bool:
+            nonlocal taken
+            taken += len(data)
+            return True
+
+        async with (
+            calling(steps) as (server, transport),
+            transport.stream(server.url, {}, b"{}", 9.0) as stream,
+        ):
+            assert await stream.read(first=True) == b"hello, world"
+            assert await stream.read(offer=offer) == b""
+            assert taken == 40 * size
+
+    play(run)
+
+
+async def test_what_is_offered_and_left_counts_as_unread_and_a_break_comes_after_it() -> None:
+    connection = Connection([])
+    connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+    answer = connection.ask(b"", b"")
+    connection.data_received(BEGUN)
+    assert answer.taken() == b"hello, world"
+    offered: list[bytes] = []
+    waiting = answer.coming(http1.Wants.BYTES, lambda data: bool(offered.append(data)))
+    connection.data_received(b"3\r\none\r\n")
+    assert waiting.done()
+    connection.data_received(b"3\r\ntwo\r\n3\r\nthr\r\nno chunk")
+    assert offered == [b"one"], "it is awake by now"
+    assert answer._unread == 9
+    assert answer.taken() == b"onetwothr"
+    with pytest.raises(ConnectionError, match="not an answer"):
+        answer.coming(http1.Wants.BYTES)
+
+
 def test_a_body_that_is_not_read_makes_its_server_wait(play: Play) -> None:
     """Ten megabytes for a client that does not read: no more than the limit is held for it."""
 

@@ -356,6 +356,10 @@ class StreamDecoder:
         self.said_done = False
         self.complete = False
 
+    def known(self, data: bytes) -> Chunk | None:  # noqa: ARG002 - as every decoder
+        """Nothing: every event is read."""
+        return None
+
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no event."""
         payloads = self._split(data)

@@ -339,13 +339,21 @@ class StreamDecoder:
             self.said_done and bool(self._finished) and self._finished >= self._seen
         )
 
+    def known(self, data: bytes) -> Chunk | None:
+        """What this read says if that is text in a form that was seen before; changes nothing."""
+        if self._splitter.rest:
+            return None
+        known = self._alike.events(data)
+        if known is None:
+            return None
+        events, weight = known
+        return Chunk(events, weight, len(self._finished) >= self._choices, None)
+
     def feed(self, data: bytes) -> Chunk | None:
         """What this read completes; raises `UpstreamError` on what is no chunk."""
-        if not self._splitter.rest:
-            known = self._alike.events(data)
-            if known is not None:
-                events, weight = known
-                return Chunk(events, weight, len(self._finished) >= self._choices, None)
+        known = self.known(data)
+        if known is not None:
+            return known
         payloads = self._splitter.feed(data)
         if payloads is None:
             return None
