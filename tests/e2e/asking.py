@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,7 @@ import orjson
 from redis.asyncio import Redis
 
 from adapters.redis.client import channel
-from adapters.redis.health import CHANNEL
+from adapters.redis.health import CHANNEL, STORE
 from tests.e2e.stack import register
 
 CREDIT = 500_000_000
@@ -211,9 +213,16 @@ async def audit(database_url: str, account_id: str) -> Audit:
 
 
 async def well_again(redis_url: str, *routes: str) -> None:
-    """Tell every gateway on this Redis that these routes answer, as another gateway would."""
+    """Tell every gateway on this Redis that these routes answer, as another gateway would.
+
+    A provider that told to wait is taken at its word: until then nobody asks it.
+    """
     good = [{"k": route, "n": 1, "l": 5.0} for route in routes for _ in range(12)]
     async with Redis.from_url(redis_url) as redis:
+        for raw in await redis.hmget(STORE, routes):
+            health = orjson.loads(raw or b"{}")
+            if health.get("waits"):
+                await asyncio.sleep(max(0.0, health["open_until"] - time.time() + 0.01))
         word = orjson.dumps({"from": "test", "bad": [], "good": good})
         assert await redis.publish(channel(redis, CHANNEL), word)
 
