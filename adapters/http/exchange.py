@@ -225,7 +225,9 @@ class Exchange:
     async def more(self, data: bytes) -> None:
         """Send a part of a stream; nothing is no part."""
         if data:
-            self._note(data)
+            if self.claim is not None:
+                self._keep(data)
+            self._sent_at = self._now()  # no call of get_running_loop: it asks the kernel
             await self._send(_more(data))
 
     def more_at_once(self, events: list[bytes]) -> bool:
@@ -234,15 +236,11 @@ class Exchange:
             return False
         data = self._rendering.events(events)
         if data:
-            self._note(data)
+            if self.claim is not None:
+                self._keep(data)
+            self._sent_at = self._now()
             self._outlet.write(data)
         return True
-
-    def _note(self, data: bytes) -> None:
-        """Remember that this was sent, and when."""
-        if self.claim is not None:
-            self._keep(data)
-        self._sent_at = self._now()  # no call of get_running_loop: it asks the kernel
 
     async def end(self, data: bytes) -> None:
         """Send the last bytes of a stream that is complete."""

@@ -168,7 +168,7 @@ class Answer:
             return
         if self._other_bytes > MOST_HEAD_BYTES:
             self._fail(ConnectionResetError(f"a head of more than {MOST_HEAD_BYTES} bytes"))
-        elif self._pieces and self._wants is Wants.BYTES:
+        elif self._pieces and self._wants is not Wants.ALL:
             self._hand_over()
 
     def closed(self, error: Exception | None) -> None:
@@ -194,17 +194,20 @@ class Answer:
             self._waiter.set_result(None)
 
     def _hand_over(self) -> None:
-        """Offer what came to whoever waits, or wake them to read it."""
-        if self._offer is None or self.waits_since is None:
-            self._wake()
-            return
-        data = self.taken()
-        if self._offer(data):
-            self._waits_since = self._loop.time()
-        else:
-            self._pieces.append(data)
-            self._unread = len(data)
-            self._wake()
+        """Offer what came to whoever waits, or wake them to read it; of much the rest waits."""
+        waiter, pieces = self._waiter, self._pieces
+        if waiter is not None and self._wants is Wants.BYTES and not waiter.done():
+            if len(pieces) > 1:
+                pieces[:] = [b"".join(pieces)]
+            if self._offer is not None and self._offer(pieces[0]):
+                pieces.clear()
+                self._unread = 0
+                self._waits_since = self._loop.time()
+                return
+            waiter.set_result(None)
+        if self._unread > MOST_UNREAD_BYTES and not self._paused:
+            self._paused = True
+            self._connection.transport.pause_reading()
 
     def _end_with(self, failure: OSError) -> None:
         """Say no more than came. An answer that is complete stays so."""
@@ -248,13 +251,8 @@ class Answer:
         self._other_bytes = 0
         self._pieces.append(piece)
         self._unread += len(piece)
-        if self._wants is Wants.ALL:
-            if self._unread > MOST_WHOLE_BYTES:
-                raise ValueError(f"its body has more than {MOST_WHOLE_BYTES} bytes")
-            return
-        if self._unread > MOST_UNREAD_BYTES and not self._paused:
-            self._paused = True
-            self._connection.transport.pause_reading()
+        if self._unread > MOST_WHOLE_BYTES:
+            raise ValueError(f"its body has more than {MOST_WHOLE_BYTES} bytes")
 
     def on_message_complete(self) -> None:
         """All is here; whether the connection may be asked again is known now."""
