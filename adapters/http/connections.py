@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import secrets
+import weakref
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -32,15 +33,16 @@ class Outlet:
     """The body of an answer under way, for who cannot wait: ASGI's `send` may have to."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle = weakref.ref(cycle)  # whose scope has us
         self._flow = cycle.flow
         self._transport = cycle.transport
 
     def is_free(self) -> bool:
         """Whether the client is there and has read what it was sent, but for a little."""
-        cycle = self._cycle
-        is_closed = cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding
-        return not is_closed and not self._flow.write_paused
+        cycle = self._cycle()
+        if cycle is None or cycle.disconnected or cycle.response_complete:
+            return False
+        return bool(cycle.chunked_encoding) and not self._flow.write_paused
 
     def write(self, data: bytes) -> None:
         """Send a part of the body, which is not empty, after its head and before its end."""

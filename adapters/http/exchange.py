@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from adapters.http import cors
 from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
@@ -48,14 +49,16 @@ class Presence:
     def __init__(self, receive: Receive, again_s: float = GIVE_UP_AGAIN_S) -> None:
         self.receive = receive
         self._again_s = again_s
+        self._serving: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
         self.left = False
 
     def gone(self) -> bool:
         """True once the client has closed its connection."""
-        if self._watcher is None:
-            self._start(lambda: None)
+        if self._watcher is None and not self._is_over:
+            self._start()
         return self.left
 
     def watch(self, patience_until: float) -> None:
@@ -64,34 +67,36 @@ class Presence:
         `patience_until` is a time of the event loop; a client whose stream has not ended by
         then counts as one that left.
         """
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        if task is None:
-            return
+        self._serving = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_at(patience_until, self._give_up)
+        self._start()
 
-        def give_up() -> None:
-            # Again and again: a charge that is under way is finished first, whoever cancels it.
-            self._timer = loop.call_later(self._again_s, give_up)
-            self.left = True
-            task.cancel()
+    def _give_up(self) -> None:
+        """Again and again: a charge that is under way is finished first, whoever cancels it."""
+        self._timer = asyncio.get_running_loop().call_later(self._again_s, self._give_up)
+        self._leave()
 
-        self._timer = loop.call_at(patience_until, give_up)
-        self._start(task.cancel)
+    def _leave(self) -> None:
+        self.left = True
+        if self._serving is not None:
+            self._serving.cancel()
 
-    def _start(self, then: Callable[[], object]) -> None:
-        async def wait() -> None:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                self.left = True
-                then()
+    def _start(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
 
-        self._watcher = asyncio.get_running_loop().create_task(wait())
+    async def _wait(self) -> None:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            self._leave()
 
     def close(self) -> None:
         """Stop watching."""
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+        self._serving = self._watcher = None  # they know us, too: nobody would notice the end
 
 
 class Exchange:

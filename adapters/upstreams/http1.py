@@ -151,6 +151,7 @@ class Answer:
         if self._released:
             return
         self._released = True
+        self._offer = None  # it may know who has us
         self.taken()
         if not self.complete:
             self._end_with(ConnectionAbortedError("given up"))

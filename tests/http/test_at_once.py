@@ -30,9 +30,11 @@ async def served(app: Any) -> AsyncIterator[tuple[str, int]]:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             await asyncio.sleep(0.01)
-        yield listener.getsockname()
-        server.should_exit = True
-        await serving
+        try:
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def over_a_socket(
@@ -157,6 +159,7 @@ async def test_a_client_that_does_not_read_or_has_left_is_sent_nothing_at_once()
         while not outlet.is_free():  # the client reads
             await asyncio.sleep(0.01)
         seen.append(True)
+        outlet.write(b"it has")
         while outlet.is_free():  # the client leaves
             await asyncio.sleep(0.01)
         done.set()

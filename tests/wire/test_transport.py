@@ -20,6 +20,7 @@ from kyma.money import ZERO
 from kyma.ports.upstreams import Chunks, Deadline, Take
 from kyma.pricing import per_token
 from kyma.routing import Route
+from tests.garbage import collected
 from tests.servers import black_hole
 
 Writing = Callable[[web.StreamResponse], Coroutine[Any, Any, None]]
@@ -261,6 +262,23 @@ async def test_an_upstream_that_falls_silent_after_chunks_that_were_taken_is_a_t
         assert raised.value.fault is Fault.TIMEOUT
         assert taker.taken
         assert time.monotonic() - began < 1.2
+
+
+async def test_a_stream_that_is_over_leaves_no_garbage() -> None:
+    """Whoever takes its chunks knows it, and it knows them."""
+
+    async def write(response: web.StreamResponse) -> None:
+        await slowly(response, 4)
+        await response.write(END + DONE)
+
+    async with upstream(write) as chat:
+        taker = Taker()
+        await read_all(chat, take=taker)
+        with collected() as found:
+            for _ in range(3):
+                await read_all(chat, take=taker)
+        assert found == {}
+        assert taker.taken
 
 
 async def test_nothing_is_offered_before_the_first_text_or_to_a_reader_that_does_not_wait() -> None:
