@@ -30,12 +30,18 @@ OUTLET = "kyma.outlet"
 
 
 class Outlet:
-    """The body of an answer under way, for who cannot wait: ASGI's `send` may have to."""
+    """The client of an answer under way, for who cannot wait: ASGI's `send` may, `receive` does."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = weakref.ref(cycle)  # whose scope has us
         self._flow = cycle.flow
         self._transport = cycle.transport
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed its connection; its body has been read by now."""
+        self._flow.resume_reading()  # or nobody would notice
+        cycle = self._cycle()
+        return cycle is None or cycle.disconnected
 
     def is_free(self) -> bool:
         """Whether the client is there and has read what it was sent, but for a little."""

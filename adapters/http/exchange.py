@@ -46,8 +46,11 @@ REPLAYED = ("X-Kyma-Idempotent-Replay", "true")
 class Presence:
     """Whether the client is still there; asks the server only when somebody wants to know."""
 
-    def __init__(self, receive: Receive, again_s: float = GIVE_UP_AGAIN_S) -> None:
+    def __init__(
+        self, receive: Receive, outlet: Outlet | None = None, again_s: float = GIVE_UP_AGAIN_S
+    ) -> None:
         self.receive = receive
+        self._outlet = outlet
         self._again_s = again_s
         self._serving: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -58,7 +61,10 @@ class Presence:
     def gone(self) -> bool:
         """True once the client has closed its connection."""
         if self._watcher is None and not self._is_over:
-            self._start()
+            if self._outlet is None:
+                self._start()
+            elif self._outlet.is_gone():
+                self.left = True
         return self.left
 
     def watch(self, patience_until: float) -> None:

@@ -75,9 +75,9 @@ class TextRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever happens is one answer in the caller's dialect."""
-        presence = Presence(receive)
-        asking = Asking(scope)
         outlet = scope.get("state", {}).get(OUTLET)
+        presence = Presence(receive, outlet)
+        asking = Asking(scope)
         exchange = Exchange(
             send, self._chance.id(), self._dialect, self._limits.keepalive_s, asking, outlet
         )

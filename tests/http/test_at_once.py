@@ -15,7 +15,8 @@ import pytest
 import uvicorn
 
 from adapters.http.connections import OUTLET, Outlet, patient
-from tests.flows.upstreams import Breaks, Says
+from kyma.calls import Fault
+from tests.flows.upstreams import PROVIDERS, Breaks, Fails, Says
 from tests.http.on_memory import SECRET, Place, a_body, a_place
 
 WORDS = [f"word{number} " for number in range(20)]
@@ -25,7 +26,13 @@ WORDS = [f"word{number} " for number in range(20)]
 async def served(app: Any) -> AsyncIterator[tuple[str, int]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http=patient(5, 5), log_level="warning", lifespan="off")
+        config = uvicorn.Config(
+            app,
+            http=patient(5, 5),
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=2,  # for an application that waits in vain
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
@@ -170,6 +177,60 @@ async def test_a_client_that_does_not_read_or_has_left_is_sent_nothing_at_once()
             await reader.read(2**16)
         writer.transport.abort()
         await done.wait()
+
+
+async def test_a_client_that_has_left_is_noticed_behind_a_large_body_too() -> None:
+    """uvicorn stops reading behind one: it would not see that its client has gone."""
+    size = 300_000
+    seen: list[bool] = []
+    done = asyncio.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        outlet = scope["state"][OUTLET]
+        await asyncio.sleep(0.1)  # all of it is there by now
+        read = 0
+        while read < size:
+            read += len((await receive())["body"])
+        seen.append(outlet.is_gone())
+        while not outlet.is_gone():
+            await asyncio.sleep(0.01)
+        done.set()
+
+    async with asyncio.timeout(10), served(app) as address:
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(b"x" * size)
+        while not seen:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        await done.wait()
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_nobody_is_asked_for_a_client_that_has_left(leaves: bool) -> None:
+    """A second round of questions comes after a pause, in which it goes."""
+    place = await a_place({provider: [Fails(Fault.BUSY)] for provider in PROVIDERS})
+    body = orjson.dumps(a_body())
+    async with served(place.gateway) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (SECRET.encode(), len(body), body)
+        )
+        while not place.upstream.asked:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        once = len(place.upstream.asked)
+        if leaves:
+            writer.transport.abort()
+            await asyncio.sleep(0.5)
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+        assert (len(place.upstream.asked) == once) is leaves
+    assert await place.spent() == 0
+    assert not place.store.open_holds
 
 
 async def test_a_body_of_a_told_length_is_not_sent_in_pieces() -> None:
