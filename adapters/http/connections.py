@@ -51,7 +51,7 @@ class Outlet:
         return bool(cycle.chunked_encoding) and not self._flow.write_paused
 
     def write(self, data: bytes) -> None:
-        """Send a part of the body, which is not empty, after its head and before its end."""
+        """Send a part of the body, after its head and before its end; nothing would be the end."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
@@ -73,6 +73,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     url = b""  # uvicorn's, which has none before a request begins
+    _unanswered: tuple[RequestResponseCycle, ...] = ()
+    """What is being answered, and what was asked behind it: uvicorn knows the last one alone."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """The wait begins."""
@@ -80,9 +82,13 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody to wait for."""
+        """Nobody to wait for, and nobody to answer, whatever was asked last."""
         self._wait_no_more()
         super().connection_lost(exc)
+        for cycle in self._unanswered:
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
+        self._unanswered = ()
 
     def data_received(self, data: bytes) -> None:
         """Any byte ends uvicorn's wait for a request: ours begins.
@@ -116,6 +122,8 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # raises if the URL is none
         if self.cycle is not None:  # it is where the request asks for another protocol
             self.scope["state"][OUTLET] = Outlet(self.cycle)
+            earlier = (one for one in self._unanswered if not one.response_complete)
+            self._unanswered = (*earlier, self.cycle)
         self._in_body = True
 
     def on_message_complete(self) -> None:

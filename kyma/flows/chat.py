@@ -268,7 +268,8 @@ class Chat:
                         raise refusal_of(error) from error
                     # A route that rejects what the first one would have taken is just
                     # one more that failed: the caller hears of the first fault.
-                    first_fault = first_fault or error
+                    # Its traceback knows this frame, which knows it: both would stay.
+                    first_fault = first_fault or error.with_traceback(None)
             if round_number > 0 or (first_fault and first_fault.fault in WAITED):
                 break  # who has waited in vain once is not made to wait again
             if not await self._pause(ticket):

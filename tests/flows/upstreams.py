@@ -51,12 +51,13 @@ CREDIT = usd("0.50")
 class Says:
     """An answer: its words (one chunk each, as a stream), and the usage it tells.
 
-    `more` stands beside the choices of a whole one.
+    `more` stands beside the choices of a whole one; `pause_s` is before each word of a stream.
     """
 
     words: Sequence[str] = ("Hello", " world")
     usage: Usage | None = USAGE
     more: Mapping[str, Any] = field(default_factory=dict)
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class ScriptedUpstream:
     async def _chunks(self, act: Says | Breaks | Stalls) -> AsyncIterator[Chunk]:
         yield Chunk([_payload({"role": "assistant"})], 0, False, None)
         for word in act.words:
-            await asyncio.sleep(0)
+            await asyncio.sleep(act.pause_s if isinstance(act, Says) else 0)
             self.spoke = True
             yield Chunk([_payload({"content": word})], len(word.encode()), False, None)
         await asyncio.sleep(0)

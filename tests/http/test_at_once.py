@@ -7,15 +7,20 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import orjson
 import pytest
 import uvicorn
+import uvloop
 
+from adapters.http.asking import Asking
 from adapters.http.connections import OUTLET, Outlet, patient
+from adapters.http.dialects.chat import ChatCompletions, PassThrough
+from adapters.http.exchange import Exchange
 from kyma.calls import Fault
+from kyma.flows.ticket import Ticket
 from tests.flows.upstreams import PROVIDERS, Breaks, Fails, Says
 from tests.http.on_memory import SECRET, Place, a_body, a_place
 
@@ -207,17 +212,54 @@ async def test_a_client_that_has_left_is_noticed_behind_a_large_body_too() -> No
     assert seen == [False]
 
 
+NEXT = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"
+"""Asked behind a request that is being answered: uvicorn then knows this one alone."""
+
+
+def posted(body: Mapping[str, Any]) -> bytes:
+    raw = orjson.dumps(body)
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer %b\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (SECRET.encode(), len(raw), raw)
+    )
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("next_one", [b"", NEXT], ids=["", "asked for more"])
+def test_a_client_that_leaves_pays_what_it_was_sent_whatever_it_asked_for_next(
+    loop: Any, next_one: bytes
+) -> None:
+    async def run() -> None:
+        errors: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
+        place = await a_place({"first": [Says(WORDS * 20, pause_s=0.005)]})
+        async with served(place.gateway) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(posted(a_body(stream=True)))
+            await reader.readuntil(b"word5 ")
+            writer.write(next_one)
+            await asyncio.sleep(0.02)
+            writer.transport.abort()
+            while not place.store.records:
+                await asyncio.sleep(0.01)
+        (record,) = place.store.records
+        assert record.outcome == "client_left"
+        assert record.charged > 0
+        assert 5 < place.upstream.taken < 200
+        assert not place.store.open_holds
+        assert errors == []
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(run(), 10))
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_nobody_is_asked_for_a_client_that_has_left(leaves: bool) -> None:
     """A second round of questions comes after a pause, in which it goes."""
     place = await a_place({provider: [Fails(Fault.BUSY)] for provider in PROVIDERS})
-    body = orjson.dumps(a_body())
     async with served(place.gateway) as address:
         reader, writer = await asyncio.open_connection(*address)
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer %b\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (SECRET.encode(), len(body), body)
-        )
+        writer.write(posted(a_body()))
         while not place.upstream.asked:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
@@ -231,6 +273,30 @@ async def test_nobody_is_asked_for_a_client_that_has_left(leaves: bool) -> None:
         assert (len(place.upstream.asked) == once) is leaves
     assert await place.spent() == 0
     assert not place.store.open_holds
+
+
+async def test_events_that_mean_nothing_here_are_not_sent() -> None:
+    """An empty part would be the end of the body."""
+
+    class Quiet(PassThrough):
+        def events(self, events: list[bytes]) -> bytes:
+            return b""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        outlet = scope["state"][OUTLET]
+        exchange = Exchange(send, "0" * 32, ChatCompletions(), 5.0, Asking(scope), outlet)
+        exchange.streams(Quiet(cast(Ticket, None), "", ""), [])
+        assert not exchange.more_at_once([b"before the head"])
+        await exchange.begin([])
+        assert exchange.more_at_once([b"a word"])
+        await exchange.end(b"end")
+
+    async with served(app) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readuntil(b"0\r\n\r\n") == b"3\r\nend\r\n0\r\n\r\n"
+        writer.close()
 
 
 async def test_a_body_of_a_told_length_is_not_sent_in_pieces() -> None:

@@ -180,6 +180,22 @@ async def test_a_head_of_many_lines_that_is_no_longer_than_that_is_read() -> Non
                 assert REFUSED in await reader.readuntil(REFUSED)
 
 
+async def test_whoever_asks_after_the_end_does_not_wait_for_the_client_again() -> None:
+    """The server tells of the next one there, or that this one has been answered."""
+    asked = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"type": "http.disconnect"}
+
+    presence = Presence(receive)
+    presence.close()
+    assert not presence.gone()
+    await asyncio.sleep(0.01)
+    assert (asked, presence.gone()) == (0, False)
+
+
 async def test_who_reads_too_slowly_is_let_go_also_if_a_charge_was_finished_first() -> None:
     """A charge that is under way takes no notice of being cancelled."""
     presence = Presence(asyncio.Event().wait, again_s=0.02)  # type: ignore[arg-type]  # says nothing

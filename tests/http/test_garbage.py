@@ -6,6 +6,7 @@ What it finds it has to look for among everything that lives, and all streams wa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -13,12 +14,26 @@ import orjson
 import pytest
 
 from kyma.calls import Fault
-from tests.flows.upstreams import Act, Breaks, Fails, Says, Stalls
+from tests.flows.upstreams import PROVIDERS, Act, Breaks, Fails, Says, Stalls
 from tests.garbage import collected
-from tests.http.on_memory import SECRET, a_body, a_place
+from tests.http.on_memory import SECRET, Place, a_body, a_place
 from tests.http.test_at_once import served
 
 COUNT = 5
+
+
+STREAM = {"stream": True}
+
+
+def a_response(**fields: Any) -> dict[str, Any]:
+    return {"model": "big", "input": "x" * 400, "max_output_tokens": 100, **fields}
+
+
+BODIES: dict[str, Callable[..., dict[str, Any]]] = {
+    "/v1/chat/completions": a_body,
+    "/v1/messages": a_body,
+    "/v1/responses": a_response,
+}
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: Any, *, leaves: bool) -> int:
@@ -26,41 +41,63 @@ async def ask(session: aiohttp.ClientSession, url: str, body: Any, *, leaves: bo
     async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
         if leaves:
             await response.content.readany()
-            return response.status
-        await response.read()
+        else:
+            await response.read()
         return response.status
 
 
+@pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize(
-    ("act", "fields", "leaves"),
+    ("acts", "fields", "status", "leaves"),
     [
-        (Says(), {}, False),
-        (Says(["word "] * 20), {"stream": True}, False),
-        (Says(), {"model": "nobody's"}, False),
-        (Fails(Fault.REFUSED), {}, False),
-        (Fails(Fault.REFUSED), {"stream": True}, False),
-        (Breaks(["word "] * 5), {"stream": True}, False),
-        (Stalls(["word "] * 5), {"stream": True}, True),
+        ([Says()], {}, 200, False),
+        ([Says(["word "] * 20)], STREAM, 200, False),
+        ([Says()], {"model": "nobody's"}, 404, False),
+        ([Fails(Fault.REFUSED)], {}, 400, False),
+        ([Fails(Fault.REFUSED)], STREAM, 400, False),
+        ([Fails(Fault.BUSY)], {}, 503, False),
+        ([Fails(Fault.BUSY)], STREAM, 503, False),
+        ([Fails(Fault.BROKEN), Says()], {}, 200, False),
+        ([Fails(Fault.BROKEN), Says()], STREAM, 200, False),
+        ([Breaks(["word "] * 5)], STREAM, 200, False),
+        ([Stalls(["word "] * 5)], STREAM, 200, True),
     ],
-    ids=["whole", "streamed", "refused", "failed", "failed stream", "broken", "left"],
+    ids=[
+        "whole",
+        "streamed",
+        "not to be had",
+        "refused",
+        "refused stream",
+        "failed everywhere",
+        "stream failed everywhere",
+        "fallback",
+        "stream of a fallback",
+        "broken",
+        "left",
+    ],
 )
-async def test_a_request_leaves_no_garbage(act: Act, fields: dict[str, Any], leaves: bool) -> None:
-    place = await a_place({"first": [act]})
-    body = a_body(**fields)
-    async with served(place.gateway) as (host, port):
-        url = f"http://{host}:{port}/v1/chat/completions"
+async def test_a_request_leaves_no_garbage(
+    path: str, acts: list[Act], fields: dict[str, Any], status: int, leaves: bool
+) -> None:
+    """`acts` are what the providers do in turn, the last of them all that come after."""
+    everywhere = len(acts) == 1 and isinstance(acts[0], Fails) and acts[0].fault is Fault.BUSY
+    script: dict[str, list[Act]] = {"first": acts[:1], "second": acts[-1:]}
+    place = await a_place(dict.fromkeys(PROVIDERS, acts) if everywhere else script)
+    body = BODIES[path](**fields)
+    async with asyncio.timeout(20), served(place.gateway) as (host, port):
+        url = f"http://{host}:{port}{path}"
         async with aiohttp.ClientSession() as session:
             await ask(session, url, body, leaves=leaves)  # what is made once is made here
-            await settled(place, leaves)
+            await settled(place)
             with collected() as found:
                 for _ in range(COUNT):
-                    await ask(session, url, body, leaves=leaves)
-                await settled(place, leaves)
+                    assert await ask(session, url, body, leaves=leaves) == status
+                await settled(place)
     assert found == {}
-    assert len(place.store.open_holds) == 0
+    assert not place.store.open_holds
 
 
-async def settled(place: Any, leaves: bool) -> None:
+async def settled(place: Place) -> None:
     """Until the streams that were left are over."""
     await asyncio.sleep(0.05)
     while place.store.open_holds:

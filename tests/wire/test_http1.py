@@ -652,6 +652,10 @@ async def test_what_is_offered_and_left_counts_as_unread_and_a_break_comes_after
     answer = connection.ask(b"", b"")
     connection.data_received(BEGUN)
     assert answer.taken() == b"hello, world"
+    taking = answer.coming(http1.Wants.BYTES, lambda _: True)
+    connection.data_received(b"3\r\ntwo\r\n")
+    assert not taking.done()
+    assert (answer._unread, answer.taken()) == (0, b""), "it was taken"
     offered: list[bytes] = []
     waiting = answer.coming(http1.Wants.BYTES, lambda data: bool(offered.append(data)))
     connection.data_received(b"3\r\none\r\n")

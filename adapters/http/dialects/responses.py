@@ -107,6 +107,30 @@ class Responses:
         return _envelope(refusal, request_id)
 
 
+class Written:
+    """Events that are numbered and not sent yet; knows nothing of the stream, which knows it."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.count = 0
+
+    def emit(self, type: str, fields: dict[str, Any]) -> None:
+        """Write the next event."""
+        event = {"type": type, "sequence_number": self.count, **fields}
+        self.count += 1
+        self.say(b"event: " + type.encode() + b"\ndata: " + json_bytes(event) + b"\n\n")
+
+    def say(self, part: bytes) -> None:
+        """Write something that is no event."""
+        self._parts.append(part)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        written = b"".join(self._parts)
+        self._parts.clear()
+        return written
+
+
 class ResponseEvents:
     """One stream: numbered events, from `response.created` to one that tells how it ended."""
 
@@ -114,18 +138,18 @@ class ResponseEvents:
         call = _call_of(ticket)
         self._ticket = ticket
         self._model = ticket.model.id
-        self._number = 0
-        self._written: list[bytes] = []
-        self._output = Output(ticket.id, call.names, self._emit, logprobs=call.logprobs)
+        self._written = written = Written()
+        self._emit = written.emit
+        self._output = Output(ticket.id, call.names, written.emit, logprobs=call.logprobs)
 
     def events(self, events: list[bytes]) -> bytes:
         """What a read of the chat stream means here; comments pass through."""
         for event in events:
             if event.startswith(b":"):
-                self._written.append(event + b"\n\n")
+                self._written.say(event + b"\n\n")
             elif event.startswith(b"data:"):
                 self._take(event[5:])
-        return self._take_written()
+        return self._written.take()
 
     def end(self, live: LiveAnswer) -> bytes:
         """What is still open is done, then `response.completed` or `response.incomplete`."""
@@ -133,7 +157,7 @@ class ResponseEvents:
         self._output.finish()
         response = _finished(self._ticket, live.route.model, self._output, live.receipt)
         self._emit(f"response.{response['status']}", {"response": response})
-        return self._take_written()
+        return self._written.take()
 
     def failed(self, refusal: Refusal, request_id: str) -> bytes:
         """`response.failed`, then an `error` that official clients raise."""
@@ -144,7 +168,7 @@ class ResponseEvents:
         self._emit("response.failed", {"response": response})
         told = {name: error[name] for name in ("code", "message", "param")}
         self._emit("error", {**told, "error": error})
-        return self._take_written()
+        return self._written.take()
 
     def _take(self, payload: bytes) -> None:
         try:
@@ -166,22 +190,12 @@ class ResponseEvents:
                 )
 
     def _begin(self, model: str) -> None:
-        if self._number:
+        if self._written.count:
             return
         self._model = model
         response = _response(self._ticket, model, "in_progress", [])
         self._emit("response.created", {"response": response})
         self._emit("response.in_progress", {"response": response})
-
-    def _emit(self, type: str, fields: dict[str, Any]) -> None:
-        event = {"type": type, "sequence_number": self._number, **fields}
-        self._number += 1
-        self._written.append(b"event: " + type.encode() + b"\ndata: " + json_bytes(event) + b"\n\n")
-
-    def _take_written(self) -> bytes:
-        written = b"".join(self._written)
-        self._written.clear()
-        return written
 
 
 def _envelope(refusal: Refusal, request_id: str) -> dict[str, Any]:
