@@ -9,6 +9,7 @@ import asyncio
 import resource
 import secrets
 import weakref
+from collections import deque
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -73,12 +74,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     url = b""  # uvicorn's, which has none before a request begins
-    _unanswered: tuple[RequestResponseCycle, ...] = ()
+    _unanswered: deque[RequestResponseCycle]
     """What is being answered, and what was asked behind it: uvicorn knows the last one alone."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """The wait begins."""
         super().connection_made(transport)
+        self._unanswered = deque()
         self._wait(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,7 +90,7 @@ class PatientProtocol(HttpToolsProtocol):
         for cycle in self._unanswered:
             cycle.disconnected = not cycle.response_complete
             cycle.message_event.set()
-        self._unanswered = ()
+        self._unanswered.clear()
 
     def data_received(self, data: bytes) -> None:
         """Any byte ends uvicorn's wait for a request: ours begins.
@@ -122,8 +124,9 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # raises if the URL is none
         if self.cycle is not None:  # it is where the request asks for another protocol
             self.scope["state"][OUTLET] = Outlet(self.cycle)
-            earlier = (one for one in self._unanswered if not one.response_complete)
-            self._unanswered = (*earlier, self.cycle)
+            while self._unanswered and self._unanswered[0].response_complete:
+                self._unanswered.popleft()  # they are answered in turn
+            self._unanswered.append(self.cycle)
         self._in_body = True
 
     def on_message_complete(self) -> None:
