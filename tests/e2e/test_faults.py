@@ -485,13 +485,22 @@ async def _at_rest(place: Field, who: Customer) -> Audit:
     return books
 
 
-async def test_a_client_that_leaves_in_mid_stream_pays_for_what_came(place: Field) -> None:
+@pytest.mark.parametrize("asks_for_more", [False, True])
+async def test_a_client_that_leaves_in_mid_stream_pays_for_what_came(
+    place: Field, asks_for_more: bool
+) -> None:
+    """Also if it asked for more on the same connection before it went."""
     who = await customer(place.with_second.url)
 
     async def some_text(response: aiohttp.ClientResponse) -> None:
         got = b""
         while got.count(b'"content":') < 4:
             got += await response.content.readany()
+        if asks_for_more:
+            assert response.connection is not None
+            assert response.connection.transport is not None
+            response.connection.transport.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+            await asyncio.sleep(0.05)
 
     await _leave(who, {"sandbox": {"delay_ms": 100, "chunks": 400}}, some_text)
     books = await _at_rest(place, who)
