@@ -10,15 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import orjson
-
 from kyma.errors import Code, Refusal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-JSON_HEADER = (b"content-type", b"application/json")
 
 
 class ClientGone(Exception):
@@ -66,24 +62,12 @@ def _too_large(limit: int) -> Refusal:
     return Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {limit:,} bytes.")
 
 
-async def send_json(send: Send, status: int, body: Any, headers: list[tuple[bytes, bytes]]) -> None:
-    """One JSON answer."""
-    await send_raw(send, status, orjson.dumps(body), headers)
-
-
-async def send_raw(
-    send: Send,
-    status: int,
-    raw: bytes,
-    headers: list[tuple[bytes, bytes]],
-    *,
-    kind: bool = True,
+async def send_whole(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
 ) -> None:
-    """One answer: JSON, unless the headers name another `kind`."""
-    own = [JSON_HEADER] if kind else []
-    own.append((b"content-length", b"%d" % len(raw)))
-    await send({"type": "http.response.start", "status": status, "headers": own + headers})
-    await send({"type": "http.response.body", "body": raw})
+    """A whole answer, whose length is among the headers."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def encoded(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,11 @@ import weakref
 from collections import deque
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from adapters.http.errors import STATUS, envelope
 from kyma.errors import Code, Refusal
@@ -25,6 +29,9 @@ MOST_URL_BYTES = 65_535
 MOST_HEAD_BYTES = 131_072
 """Of a head, beyond the read in which it began. The parser has no limit to the number of lines."""
 
+
+CONTROLS = bytes(code for code in range(32) if code != ord("\t")) + b"\x7f"
+"""What the value of a header may not have in it."""
 
 OUTLET = "kyma.outlet"
 """Where in a scope's state the `Outlet` of its answer is."""
@@ -54,6 +61,32 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """Send a part of the body, after its head and before its end; nothing would be the end."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send a whole answer, its `content-length` among the headers, in a single write.
+
+        ASGI takes two, of which the client hears twice. False if it must be sent that way: the
+        client has gone or reads too slowly, it is told of no body, or a value cannot be sent.
+        """
+        cycle = self._cycle()
+        if cycle is None or cycle.disconnected or cycle.response_started:
+            return False
+        values = b"".join([value for _, value in headers])
+        if self._flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        if len(values.translate(None, CONTROLS)) != len(values):
+            return False
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self._transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], b"".join(lines), body))
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._transport.close()
+        cycle.on_response()
+        return True
 
 
 class PatientProtocol(HttpToolsProtocol):

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import orjson
+
 from adapters.http import cors
-from adapters.http.asgi import Receive, Send, encoded, send_json, send_raw
+from adapters.http.asgi import Receive, Send, encoded, send_whole
 from adapters.http.asking import Asking
 from adapters.http.compress import hot_answer
 from adapters.http.connections import Outlet
@@ -23,6 +25,7 @@ from kyma.idempotency import StoredAnswer
 from kyma.ports.runtime import Quota
 from kyma.tiers import Tier
 
+JSON = (b"content-type", b"application/json")
 EVENTS = "text/event-stream; charset=utf-8"
 EVENT_STREAM = [
     (b"content-type", EVENTS.encode()),
@@ -162,7 +165,8 @@ class Exchange:
             raw, more = hot_answer(headers_asked, raw)
         else:
             raw, more = await asyncio.to_thread(hot_answer, headers_asked, raw)
-        await send_raw(self._send, 200, raw, encoded(headers) + more + self._everywhere)
+        own = [JSON, *encoded(headers), *more, *self._everywhere]
+        await self._tell(200, own, raw)
 
     async def again(self, answer: StoredAnswer, request_id: str) -> None:
         """Send the answer that was given before, to the request of this id."""
@@ -171,7 +175,13 @@ class Exchange:
         if self.peek is not None:
             told += quota_headers(*await self.peek())
         own = encoded(told) + self._extra
-        await send_raw(self._send, answer.status, answer.body, own, kind=False)
+        await self._tell(answer.status, own, answer.body)
+
+    async def _tell(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole answer, in one piece if that can be."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        if self._outlet is None or not self._outlet.answer(status, headers, body):
+            await send_whole(self._send, status, headers, body)
 
     def _keep(self, data: bytes) -> None:
         """Remember what is sent, if the owner of the key agreed to that."""
@@ -302,8 +312,9 @@ class Exchange:
         elif "quota" not in refusal.details:
             headers += quota_headers(*await self.peek())
         headers += headers_of(refusal)
-        body = self._dialect.refusal(refusal, self.request_id)
-        await send_json(self._send, status_of(refusal), body, encoded(headers) + self._everywhere)
+        body = orjson.dumps(self._dialect.refusal(refusal, self.request_id))
+        own = [JSON, *encoded(headers), *self._everywhere]
+        await self._tell(status_of(refusal), own, body)
 
 
 def _more(data: bytes) -> dict[str, object]:
