@@ -16,8 +16,9 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
+from adapters.redis.line import Command, Line
 from kyma.ports.runtime import Quota
 from kyma.tiers import TIERS, Tier
 
@@ -54,6 +55,7 @@ class RedisLimiter:
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis = redis
+        self._line = Line(redis)
         self._timeout_s = timeout_s
         self._waiting: list[_Take] = []
         self._writer: asyncio.Task[None] | None = None
@@ -139,52 +141,30 @@ class RedisLimiter:
             self._writer = None
 
     async def _within_budget(self, batch: list[_Take]) -> list[Any]:
-        """Answers, or `TimeoutError` if Redis was slow; that *we* were slow does not count.
+        """Answers, or `TimeoutError` if Redis was slow."""
+        with _Budget(self._timeout_s):
+            if self._sha is None:
+                self._sha = str(await self._redis.script_load(SCRIPT))
+            try:
+                return await self._line.ask(self._commands(batch))
+            except NoScriptError:
+                # Redis restarted without our script: nothing of the batch ran.
+                self._sha = str(await self._redis.script_load(SCRIPT))
+                return await self._line.ask(self._commands(batch))
 
-        On a loaded loop the timer fires before the answer that lies in the socket is read: a few
-        turns of the loop tell the two apart. A timer that itself fires late tells that the loop
-        was busy, perhaps before it sent anything: then Redis has its time once more.
-        """
-        loop = asyncio.get_running_loop()
-        work = loop.create_task(self._run(batch))
-        for _ in range(BUDGETS):
-            due = loop.time() + self._timeout_s
-            await asyncio.wait({work}, timeout=self._timeout_s)
-            we_were_late = loop.time() > due + LATE_S
-            for _ in range(TURNS):
-                if work.done():
-                    return work.result()
-                await asyncio.sleep(0)
-            if not we_were_late:
-                break
-        work.cancel()
-        await asyncio.wait({work})
-        raise TimeoutError
-
-    async def _run(self, batch: list[_Take]) -> list[Any]:
-        if self._sha is None:
-            self._sha = str(await self._redis.script_load(SCRIPT))
-        try:
-            return await self._pipeline(batch)
-        except NoScriptError:
-            # Redis restarted without our script: nothing of the batch ran.
-            self._sha = str(await self._redis.script_load(SCRIPT))
-            return await self._pipeline(batch)
-
-    async def _pipeline(self, batch: list[_Take]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for take in batch:
-            tag = f"{{{take.account_id}}}"
-            pipe.execute_command(
-                "EVALSHA", self._sha, 2, f"kyma:rl:{tag}", f"kyma:rs:{tag}", take.words
+    def _commands(self, batch: list[_Take]) -> list[Command]:
+        sha = self._sha or ""
+        return [
+            (
+                "EVALSHA",
+                sha,
+                2,
+                f"kyma:rl:{{{take.account_id}}}",
+                f"kyma:rs:{{{take.account_id}}}",
+                take.words,
             )
-        answers = await pipe.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, NoScriptError):
-                raise answer
-            if isinstance(answer, ResponseError):
-                raise answer
-        return list(answers)
+            for take in batch
+        ]
 
     def _unlimited(self, count: bool) -> Quota:
         if count:
@@ -211,6 +191,55 @@ class RedisLimiter:
             self._return_some()
         while self._writer is not None:
             await asyncio.wait([self._writer])
+        await self._line.close()
+
+
+class _Budget:
+    """The time that Redis has: a block that takes longer ends with `TimeoutError`.
+
+    That *we* were slow does not count. On a loaded loop the timer fires before the answer that
+    lies in the socket is read: a few turns of the loop tell the two apart. A timer that itself
+    fires late tells that the loop was busy, perhaps before it sent anything: then Redis has its
+    time once more.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._rounds = 0
+        self._is_over = self._is_spent = False
+
+    def __enter__(self) -> None:
+        self._arm()
+
+    def _arm(self) -> None:
+        self._rounds += 1
+        self._timer = self._loop.call_later(self._seconds, self._due)
+        self._due_at = self._loop.time() + self._seconds
+
+    def _due(self) -> None:
+        if self._loop.time() > self._due_at + LATE_S and self._rounds < BUDGETS:
+            self._arm()
+        else:
+            self._turn(TURNS)
+
+    def _turn(self, left: int) -> None:
+        if self._is_over or self._task is None:
+            return
+        if left:
+            self._loop.call_soon(self._turn, left - 1)
+        else:
+            self._is_spent = True
+            self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_over = True
+        self._timer.cancel()
+        if self._is_spent and self._task is not None:
+            self._task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise TimeoutError from None
 
 
 def _set(take: _Take, quota: Quota) -> None:
