@@ -96,9 +96,10 @@ ADD_SESSION = text(
     """
 )
 CHANGES = text(
-    "SELECT account_id::text AS account_id, changed_at::text AS at FROM account_changes"
-    " WHERE changed_at > now() - interval '60 seconds'"
+    "SELECT string_agg(replace(account_id::text, '-', '') || changed_at::text, ',')"
+    " FROM account_changes WHERE changed_at > now() - interval '60 seconds'"
 )
+"""All in one row: every process asks this twice a second, and a row of its own costs some 8 µs."""
 
 
 class PostgresAccounts:
@@ -161,8 +162,8 @@ class PostgresAccounts:
     async def changes(self) -> Set[tuple[str, str]]:
         """Read by time and not by number, for a late commit must not be missed."""
         async with self._units.unit() as connection:
-            rows = await connection.execute(CHANGES)
-            return {(_hex(row.account_id), row.at) for row in rows}
+            told: str | None = await connection.scalar(CHANGES)
+        return {(change[:32], change[32:]) for change in told.split(",")} if told else set()
 
     async def tidy(self) -> None:
         """Delete notes of changes that every process has read, and sessions long over."""
