@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,21 @@ PAUSE_S = 1.0
 """After a failure Redis is left alone this long: a slow one is worse than a dead one."""
 
 
+class _Kind(IntEnum):
+    """What is asked of the script; what only asks, or corrects, passes no limit."""
+
+    PEEK = 0
+    COUNT = 1
+    CORRECT = 2
+
+
 @dataclass(slots=True)
 class _Take:
     account_id: str
     words: str
-    counts: bool
-    """A request; what only asks, or gives back, passes no limit."""
-
-    done: asyncio.Future[Quota]
+    kind: _Kind
+    done: asyncio.Future[Quota] | None
+    """Nobody waits for a correction."""
 
 
 class RedisLimiter:
@@ -72,11 +80,11 @@ class RedisLimiter:
 
     async def take(self, account_id: str, model: str, tokens: int, tier: Tier) -> Quota:
         """Count a request if the tier allows it."""
-        return await self._ask(account_id, model, tokens, tier, count=True)
+        return await self._ask(account_id, model, tokens, tier, _Kind.COUNT)
 
     async def peek(self, account_id: str) -> Quota:
         """What is used now."""
-        return await self._ask(account_id, "", 0, TIERS[0], count=False)
+        return await self._ask(account_id, "", 0, TIERS[0], _Kind.PEEK)
 
     def correct(self, account_id: str, quota: Quota, tokens: int) -> None:
         """Send the correction with the account's next script, or soon after half a second."""
@@ -90,37 +98,43 @@ class RedisLimiter:
     def _return_some(self) -> None:
         """A few at a time: requests wait for the batch before theirs."""
         for account_id in list(islice(self._corrections, RETURNED_AT_ONCE)):
-            self._queue(account_id, "", 0, TIERS[0], count=False)
+            self._queue(account_id, "", 0, TIERS[0], _Kind.CORRECT, None)
         self._returning = None
         if self._corrections:
             loop = asyncio.get_running_loop()
             self._returning = loop.call_later(RETURN_AGAIN_S, self._return_some)
 
     async def _ask(
-        self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
+        self, account_id: str, model: str, tokens: int, tier: Tier, kind: _Kind
     ) -> Quota:
         if time.monotonic() < self._paused_until:
-            return self._unlimited(count)
-        return await self._queue(account_id, model, tokens, tier, count=count)
+            return self._unlimited(kind)
+        done: asyncio.Future[Quota] = asyncio.get_running_loop().create_future()
+        self._queue(account_id, model, tokens, tier, kind, done)
+        return await done
 
     def _queue(
-        self, account_id: str, model: str, tokens: int, tier: Tier, *, count: bool
-    ) -> asyncio.Future[Quota]:
-        loop = asyncio.get_running_loop()
+        self,
+        account_id: str,
+        model: str,
+        tokens: int,
+        tier: Tier,
+        kind: _Kind,
+        done: asyncio.Future[Quota] | None,
+    ) -> None:
         self._serial += 1
         name = model.replace("|", "_")  # the script's separator
         take = _Take(
             account_id,
             f"{self._me}{self._serial:x}|{name}|{tokens}|{tier.requests_per_minute}"
             f"|{tier.model_requests_per_minute}|{tier.tokens_per_minute}"
-            f"|{','.join(self._corrections.pop(account_id, ()))}|{int(count)}",
-            count,
-            loop.create_future(),
+            f"|{','.join(self._corrections.pop(account_id, ()))}|{kind:d}",
+            kind,
+            done,
         )
         self._waiting.append(take)
         if self._writer is None:
-            self._writer = loop.create_task(self._drain())
-        return take.done
+            self._writer = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         try:
@@ -132,11 +146,12 @@ class RedisLimiter:
                     self._paused_until = time.monotonic() + PAUSE_S
                     log.warning("limits_unavailable", error=type(error).__name__)
                     for take in batch + self._waiting:
-                        _set(take, self._unlimited(take.counts))
+                        _set(take, self._unlimited(take.kind))
                     self._waiting = []
                 else:
                     for take, answer in zip(batch, answers, strict=True):
-                        _set(take, _quota(answer))
+                        if take.done is not None:
+                            _set(take, _quota(answer))
         finally:
             self._writer = None
 
@@ -166,8 +181,8 @@ class RedisLimiter:
             for take in batch
         ]
 
-    def _unlimited(self, count: bool) -> Quota:
-        if count:
+    def _unlimited(self, kind: _Kind) -> Quota:
+        if kind is _Kind.COUNT:
             self.passed_unlimited += 1
             self._unsaid += 1
             if self._saying is None:
@@ -243,7 +258,7 @@ class _Budget:
 
 
 def _set(take: _Take, quota: Quota) -> None:
-    if not take.done.done():
+    if take.done is not None and not take.done.done():
         take.done.set_result(quota)
 
 

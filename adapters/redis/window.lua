@@ -1,17 +1,30 @@
 -- Sliding 60 s windows of one account: requests, requests per model, tokens.
 -- KEYS[1] sorted set of members "id|model|tokens|requests" by time, KEYS[2] hash of running sums.
--- ARGV[1]: "id|model|tokens|rpm|model rpm|tpm|corrections|1 to count or 0 to peek":
+-- ARGV[1]: "id|model|tokens|rpm|model rpm|tpm|corrections|0 to peek, 1 to count, 2 to correct":
 -- one argument, because packing eight costs the caller more than splitting one costs here.
 -- A correction is "ms:tokens": it counts from, and leaves the window with, the request of that ms.
 -- Returns limited_by, requests, model requests, tokens, retry_after_ms, reset_ms, counted_at_ms
--- (0 if nothing was counted). Time is Redis's.
+-- (0 if nothing was counted), and nothing at all to who only corrects. Time is Redis's.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local window = 60000
-local id, model, tokens, rpm, model_rpm, tpm, corrections, count = string.match(
+local id, model, tokens, rpm, model_rpm, tpm, corrections, kind = string.match(
     ARGV[1], '^([^|]*)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(%d)$')
+
+local turn = 0
+for at, more in string.gmatch(corrections, '(%d+):(-?%d+)') do
+    turn = turn + 1
+    if tonumber(at) > now - window then
+        redis.call('ZADD', KEYS[1], at, id .. 'c' .. turn .. '||' .. more .. '|0')
+        redis.call('HINCRBY', KEYS[2], 't', more)
+    end
+end
+if kind == '2' then
+    return
+end
+
 tokens, rpm, model_rpm = tonumber(tokens), tonumber(rpm), tonumber(model_rpm)
-tpm, count = tonumber(tpm), count == '1'
+tpm = tonumber(tpm)
 
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - window)
 if #old > 0 then
@@ -31,18 +44,9 @@ end
 local sums = redis.call('HMGET', KEYS[2], 'r', 'm:' .. model, 't')
 local requests, of_model = tonumber(sums[1] or 0), tonumber(sums[2] or 0)
 local used = tonumber(sums[3] or 0)
-local turn = 0
-for at, more in string.gmatch(corrections, '(%d+):(-?%d+)') do
-    turn = turn + 1
-    if tonumber(at) > now - window then
-        redis.call('ZADD', KEYS[1], at, id .. 'c' .. turn .. '||' .. more .. '|0')
-        used = redis.call('HINCRBY', KEYS[2], 't', more)
-    end
-end
-
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local reset = first[2] and math.max(1, tonumber(first[2]) + window - now) or window
-if not count then
+if kind == '0' then
     return {'', requests, of_model, used, 0, first[2] and reset or 0, 0}
 end
 
