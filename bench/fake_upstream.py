@@ -153,7 +153,7 @@ class Upstream(asyncio.Protocol):
         self._file: int = transport.get_extra_info("socket").fileno()
         self._parser = httptools.HttpRequestParser(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
         self._left = self._file = -1
 
     def data_received(self, data: bytes) -> None:

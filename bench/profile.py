@@ -44,5 +44,5 @@ async def profile(say: Say, plan: Plan, module: str, seconds: float, *, stream: 
 async def _written(path: Path) -> None:
     """Another process writes it, so there is nothing to wait on but the file."""
     async with asyncio.timeout(PATIENCE_S):
-        while not path.exists():  # noqa: ASYNC110, ASYNC240
+        while not path.exists():  # noqa: ASYNC110, ASYNC240 - there is no event to wait for
             await asyncio.sleep(0.05)

@@ -62,4 +62,4 @@ def a_record(account_id: str, id: str, **changes: object) -> UsageRecord:
         attempts=(),
         started_at=NOON,
     )
-    return replace(record, **changes)  # type: ignore[arg-type]
+    return replace(record, **changes)

@@ -54,7 +54,7 @@ async def postgres_engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A pool on it, which must have every connection back in the end."""
     engine = make_engine(database_url, 10)
     yield engine
-    assert engine.pool.checkedout() == 0, "a connection was not given back"  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() == 0, "a connection was not given back"
     await engine.dispose()
 
 

@@ -61,7 +61,7 @@ class SmtpServer:
             envelope.rcpt_tos.append(address)
         return self.say_to_recipient
 
-    async def handle_DATA(  # noqa: N802
+    async def handle_DATA(  # noqa: N802 - likewise
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
         if self.say_to_data != TAKEN:
@@ -70,7 +70,7 @@ class SmtpServer:
         self.over_tls.append(session.ssl is not None)
         if self.hang_up_on_data:
             assert server.transport is not None
-            server.transport.abort()  # type: ignore[attr-defined]
+            server.transport.abort()
         return TAKEN
 
     def authenticate(

@@ -263,11 +263,12 @@ REASONED = re.compile(
 )
 
 
-def test_every_silenced_checker_is_told_why(ours: list[Module]) -> None:
+def test_every_silenced_checker_is_told_why(everything: list[Module]) -> None:
     """Beside a `noqa` or a `type: ignore` stands what it is about, and why it is right."""
     bare = [
         f"{module.name}:{number}"
-        for module in ours
+        for module in everything
+        if module.name != "tests/test_house_rules.py"
         for number, line in enumerate(module.text.splitlines(), 1)
         for silenced in SILENCED.findall(line)
         if not REASONED.fullmatch(silenced)

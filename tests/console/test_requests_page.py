@@ -374,7 +374,7 @@ class Away:
 
 def test_a_database_that_is_away_is_not_taken_for_an_empty_list(world: World) -> None:
     app = page_of(world, MONEY)
-    app.session_state["console"] = replace(world.console, orders=Away())  # type: ignore[arg-type]
+    app.session_state["console"] = replace(world.console, orders=Away())
     app.run()
     assert app.exception
     assert not app.success

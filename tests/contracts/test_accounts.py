@@ -55,7 +55,7 @@ def memory_office() -> Office:
 
 
 @pytest_asyncio.fixture
-async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:  # type: ignore[no-untyped-def]
+async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:
     ledger = PostgresLedger(postgres_engine, postgres_units)
     yield Office(
         PostgresAccounts(postgres_units),
@@ -75,7 +75,7 @@ def office(request: pytest.FixtureRequest) -> Office:
 
 def an_override(account: Account, level: int | None, **changes: object) -> Override:
     row = Override(new_id(), account.id, level, "ana", "a trial", NOON, None)
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return replace(row, **changes)
 
 
 async def test_registration_creates_the_account_its_key_its_session_and_its_credit(

@@ -102,7 +102,7 @@ def an_override(account_id: str, **changes: object) -> Override:
         "id": new_id(), "account_id": account_id, "level": 3, "operator": "olga",
         "reason": "pilot", "granted_at": datetime.now(UTC), "until": UNTIL,
     }  # fmt: skip
-    return Override(**{**given, **changes})  # type: ignore[arg-type]
+    return Override(**{**given, **changes})
 
 
 async def test_a_request_is_kept_as_it_was_asked(desk: Desk) -> None:

@@ -240,12 +240,12 @@ async def _compare(postgres: Runner, sequence: Sequence[object]) -> None:
                 assert answered == expected, step
         else:
             before = _reserved(store)
-            expected = [await memory.run(step)]  # type: ignore[arg-type]
+            expected = [await memory.run(step)]
             if isinstance(step, DoTake):
                 event(f"capped holds were bitten: {_reserved(store) < before}")
             if isinstance(step, DoHold):
                 _note(ids, step, expected[0])
-            answered = [await real.run(step)]  # type: ignore[arg-type]
+            answered = [await real.run(step)]
             assert answered == expected, step
         months = await memory.months()
         assert await real.months() == months, step

@@ -83,7 +83,7 @@ def memory_office() -> Office:
 
 
 @pytest_asyncio.fixture
-async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:  # type: ignore[no-untyped-def]
+async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:
     ledger = PostgresLedger(postgres_engine, postgres_units)
     receipts = PostgresReceipts(postgres_units)
     accounts = PostgresAccounts(postgres_units)
@@ -234,7 +234,7 @@ async def test_filters_choose_by_model_outcome_endpoint_and_key(office: Office) 
     other = await office.request(account, requested_model="best-model", endpoint="messages")
 
     async def chosen(**wanted: str) -> list[str]:
-        lines = await office.receipts.log(account.id, LogFilter(**wanted), None, 10)  # type: ignore[arg-type]
+        lines = await office.receipts.log(account.id, LogFilter(**wanted), None, 10)
         return [line.record.id for line in lines]
 
     assert await chosen(model="best-model") == [other.id]

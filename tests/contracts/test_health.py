@@ -114,7 +114,7 @@ async def test_failures_add_up_over_processes(processes: Callable[[], SharedHeal
         board.failed(KEY, Fault.BROKEN)
         await asyncio.sleep(0.05)
     for board in boards:
-        await until(lambda board=board: is_shut(seen(board), time.time()))  # type: ignore[misc]
+        await until(lambda board=board: is_shut(seen(board), time.time()))
 
 
 async def test_a_probe_here_keeps_calls_away_there(processes: Callable[[], SharedHealth]) -> None:

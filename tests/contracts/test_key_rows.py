@@ -91,7 +91,7 @@ def memory_office() -> Office:
 
 
 @pytest_asyncio.fixture
-async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:  # type: ignore[no-untyped-def]
+async def postgres_office(postgres_engine, postgres_units) -> AsyncIterator[Office]:
     ledger = PostgresLedger(postgres_engine, postgres_units)
     yield Office(
         PostgresAccounts(postgres_units),
@@ -171,7 +171,7 @@ async def test_two_edits_at_once_do_not_undo_each_other(office: Office) -> None:
 
         return office.keys.edit(account.id, key.id, decide)
 
-    await asyncio.gather(*(add(model) for model in models))  # type: ignore[arg-type]
+    await asyncio.gather(*(add(model) for model in models))
     (edited,) = await office.accounts.keys(account.id)
     assert edited.policy.models == set(models)
 
@@ -382,7 +382,7 @@ async def test_two_processes_never_take_a_key_over_its_cap_together(
     postgres_office: Office, postgres_engine: object, postgres_units: PostgresUnits
 ) -> None:
     _, key = await postgres_office.capped()
-    other = PostgresLedger(postgres_engine, postgres_units)  # type: ignore[arg-type]
+    other = PostgresLedger(postgres_engine, postgres_units)
     wanted = [
         ledger.hold(new_id(), key.account_id, usd("0.3"), 600, key.id)
         for _ in range(20)

@@ -42,7 +42,7 @@ def memory_books() -> Books:
 
 
 @pytest_asyncio.fixture
-async def postgres_books(postgres_engine, postgres_units) -> AsyncIterator[Books]:  # type: ignore[no-untyped-def]
+async def postgres_books(postgres_engine, postgres_units) -> AsyncIterator[Books]:
     ledger = PostgresLedger(postgres_engine, postgres_units)
     yield Books(ledger, PostgresAccounts(postgres_units))
     await ledger.close()
@@ -233,7 +233,7 @@ async def test_fifty_tasks_of_two_hundred_requests_conserve_every_nano(
     assert health.sum_of_all_books == 0
 
 
-async def test_records_and_settlements_are_one(postgres_books: Books, postgres_engine) -> None:  # type: ignore[no-untyped-def]
+async def test_records_and_settlements_are_one(postgres_books: Books, postgres_engine) -> None:
     account = await postgres_books.account(paid=usd("5"))
     hold = new_id()
     await postgres_books.ledger.hold(hold, account, usd("2"), 60)
@@ -260,7 +260,7 @@ async def test_records_and_settlements_are_one(postgres_books: Books, postgres_e
 )
 async def test_the_database_itself_refuses_to_falsify_the_books(
     postgres_books: Books,
-    postgres_engine,  # type: ignore[no-untyped-def]
+    postgres_engine,
     statement: str,
 ) -> None:
     account = await postgres_books.account(paid=usd("5"))
@@ -277,7 +277,7 @@ async def test_the_database_itself_refuses_to_falsify_the_books(
 
 async def test_a_second_resolution_row_is_impossible_even_without_our_code(
     postgres_books: Books,
-    postgres_engine,  # type: ignore[no-untyped-def]
+    postgres_engine,
 ) -> None:
     account = await postgres_books.account(paid=usd("5"))
     hold = new_id()

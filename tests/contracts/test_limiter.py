@@ -127,8 +127,8 @@ async def test_the_limit_that_is_reached_first_is_named_and_nothing_is_counted(
 ) -> None:
     account, limiter = new_id(), counters.limiter
     for model, tokens in before:
-        assert (await limiter.take(account, model, tokens, tier)).limited_by is None  # type: ignore[arg-type]
-    quota = await limiter.take(account, *asked, tier)  # type: ignore[arg-type]
+        assert (await limiter.take(account, model, tokens, tier)).limited_by is None
+    quota = await limiter.take(account, *asked, tier)
     assert figures(quota) == (limited_by, *used)
     after = await limiter.peek(account)
     counted = len(before) + (limited_by is None)

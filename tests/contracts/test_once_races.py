@@ -96,7 +96,7 @@ def memory_house() -> House:
 
 
 @pytest_asyncio.fixture
-async def postgres_house(postgres_engine, postgres_units) -> AsyncIterator[House]:  # type: ignore[no-untyped-def]
+async def postgres_house(postgres_engine, postgres_units) -> AsyncIterator[House]:
     ledger = PostgresLedger(postgres_engine, postgres_units)
     receipts = PostgresReceipts(postgres_units)
     once = Once(PostgresClaims(postgres_units), receipts, ledger, AesVault())

@@ -535,7 +535,7 @@ async def test_no_more_are_remembered_than_may_be_and_what_left_can_still_be_for
 
 async def test_on_postgres_a_revocation_through_one_process_stops_the_other(
     postgres_units, remembering: Callable[..., RememberedPrincipals]
-) -> None:  # type: ignore[no-untyped-def]
+) -> None:
     """Without a word over Redis: the notes that triggers write are enough."""
     accounts = PostgresAccounts(postgres_units)
     account, key = await a_customer(accounts)

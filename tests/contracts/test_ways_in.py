@@ -138,7 +138,7 @@ async def postgres_desk(
     )
     await ledger.close()
     async with asyncio.timeout(5):  # the last use of a session is noted behind its answer
-        while postgres_engine.pool.checkedout():  # type: ignore[attr-defined]
+        while postgres_engine.pool.checkedout():
             await asyncio.sleep(0.01)
 
 

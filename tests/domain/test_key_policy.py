@@ -71,7 +71,7 @@ def test_who_has_everything_may_give_anything() -> None:
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_who_is_limited_gives_nothing_away(limit: dict[str, object]) -> None:
-    own = replace(UNRESTRICTED, **limit)  # type: ignore[arg-type]
+    own = replace(UNRESTRICTED, **limit)
     assert own.is_restricted
     with pytest.raises(Refusal) as caught:
         check_hands_out(own, own)

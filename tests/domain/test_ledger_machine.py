@@ -125,7 +125,7 @@ class LedgerMachine(RuleBasedStateMachine):
         try:
             work.send(None)
         except StopIteration as ended:
-            return ended.value  # type: ignore[no-any-return]
+            return ended.value
         raise AssertionError("the memory ledger waited for something")
 
     def new_id(self) -> str:

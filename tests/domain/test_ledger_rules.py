@@ -156,7 +156,7 @@ def test_an_entry_that_does_not_sum_to_zero_cannot_be_made(books: dict[str, int]
 def test_an_entry_cannot_be_changed_afterwards() -> None:
     entry = deposit("d", "a", Usd(5), "why")
     with pytest.raises(FrozenInstanceError):
-        entry.paid = 6  # type: ignore[misc]
+        entry.paid = 6
     with pytest.raises(ValueError, match="does not sum to zero"):
         replace(entry, paid=6)
 
@@ -267,7 +267,7 @@ def test_a_fold_does_not_depend_on_the_order(amounts: list[Usd], dice: object) -
     entries = [deposit(f"d{n}", "a", amount, "") for n, amount in enumerate(amounts)]
     entries += [grant(f"g{n}", "a", amount, "") for n, amount in enumerate(amounts)]
     folded = fold(entries)
-    dice.shuffle(entries)  # type: ignore[attr-defined]
+    dice.shuffle(entries)
     assert fold(entries) == folded
     assert folded.deposited == sum(amounts)
 

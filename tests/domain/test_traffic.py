@@ -42,7 +42,7 @@ def asked(outcome: str = "ok", **changes: object) -> object:
 
 
 def only(records: list[object]) -> Traffic:
-    found = by_model(tally(records))  # type: ignore[arg-type]
+    found = by_model(tally(records))
     assert set(found) == {MODEL}
     return found[MODEL]
 
@@ -52,7 +52,7 @@ def test_each_outcome_counts_as_it_should(
     outcome: str, layer: int, provider: str, expected: tuple[int, int, int]
 ) -> None:
     record = asked(str(outcome), layer=layer, provider=provider, served_model=MODEL)
-    row = total(tally([record]))  # type: ignore[list-item]
+    row = total(tally([record]))
     assert (row.answered, row.substituted, row.failed) == expected
     assert row.counted == sum(expected)
 
@@ -77,7 +77,7 @@ def test_attempts_on_other_models_say_nothing_of_this_one() -> None:
 
 def test_a_substitute_serves_tokens_under_its_own_name() -> None:
     record = asked(served_model=OTHER, layer=3, provider="moonshot", usage=Usage(1, 2, 3, 4, 5))
-    found = by_model(tally([record]))  # type: ignore[list-item]
+    found = by_model(tally([record]))
     assert (found[MODEL].requests, found[MODEL].tokens, found[MODEL].substituted) == (0, 0, 1)
     assert (found[OTHER].requests, found[OTHER].tokens, found[OTHER].counted) == (1, 15, 0)
 

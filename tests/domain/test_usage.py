@@ -34,7 +34,7 @@ def test_nothing_is_exactly_nothing() -> None:
 def test_a_hit_rate_is_a_share_and_zero_without_prompts(
     prompt: int, cached: int, rate: float
 ) -> None:
-    assert CacheUsage(NOON, "m", 1, prompt, cached, 0, 0).hit_rate == rate  # type: ignore[arg-type]
+    assert CacheUsage(NOON, "m", 1, prompt, cached, 0, 0).hit_rate == rate
 
 
 def test_a_record_has_no_room_for_a_prompt_or_an_answer() -> None:
@@ -44,9 +44,9 @@ def test_a_record_has_no_room_for_a_prompt_or_an_answer() -> None:
 
 def test_a_record_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        a_record("a", "b").charged = 1  # type: ignore[misc]
+        a_record("a", "b").charged = 1
 
 
 def test_a_periods_end_is_named_where_it_is_made() -> None:
     with pytest.raises(TypeError):
-        Period(NOON, NOON)  # type: ignore[misc]
+        Period(NOON, NOON)

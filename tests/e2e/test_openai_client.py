@@ -79,9 +79,9 @@ async def test_the_balance_reflects_an_answer_that_was_read(client: AsyncOpenAI)
     before = await client.get("/credits/balance", cast_to=object)
     answer = await client.chat.completions.create(model=MODEL, messages=HELLO)
     after = await client.get("/credits/balance", cast_to=object)
-    spent = before["balance"] - after["balance"]  # type: ignore[index]
-    assert spent == pytest.approx(answer.usage.model_extra["cost"], abs=1e-12)  # type: ignore[union-attr, index]
-    assert after["held"] == "0"  # type: ignore[index]
+    spent = before["balance"] - after["balance"]
+    assert spent == pytest.approx(answer.usage.model_extra["cost"], abs=1e-12)
+    assert after["held"] == "0"
 
 
 async def test_a_stream_brings_text_usage_and_an_end(client: AsyncOpenAI) -> None:
@@ -97,7 +97,7 @@ async def test_a_stream_brings_text_usage_and_an_end(client: AsyncOpenAI) -> Non
     last = chunks[-1]
     assert last.choices == []
     assert last.usage is not None
-    assert last.usage.model_extra["cost"] > 0  # type: ignore[index]
+    assert last.usage.model_extra["cost"] > 0
 
 
 async def test_a_stream_without_the_option_has_no_usage_chunk(client: AsyncOpenAI) -> None:
@@ -205,11 +205,11 @@ async def test_refusals_are_the_clients_own_exceptions(
     param: str | None,
 ) -> None:
     with pytest.raises(error) as raised:
-        await client.chat.completions.create(**{"model": MODEL, "messages": HELLO, **changes})  # type: ignore[call-overload]
+        await client.chat.completions.create(**{"model": MODEL, "messages": HELLO, **changes})
     assert raised.value.status_code == status
     assert (raised.value.code, raised.value.param) == (code, param)
     balance = await client.get("/credits/balance", cast_to=object)
-    assert (balance["available"], balance["held"]) == ("0.5", "0")  # type: ignore[index]
+    assert (balance["available"], balance["held"]) == ("0.5", "0")
 
 
 async def test_a_wrong_key_is_an_authentication_error(running: Running) -> None:

@@ -101,7 +101,7 @@ def a_door(*, confirms: bool = False) -> Door:
 
 async def code_of(work: object) -> Code:
     with pytest.raises(Refusal) as caught:
-        await work  # type: ignore[misc]
+        await work
     return caught.value.code
 
 
@@ -244,7 +244,7 @@ async def test_a_database_that_is_away_is_never_a_wrong_key(
     await door.customer()
     door.accounts.away = True
     with pytest.raises(Refusal) as caught:
-        await ask(door.access)  # type: ignore[misc]
+        await ask(door.access)
     refusal = caught.value
     assert (refusal.code, refusal.retryable) == (Code.STORAGE_UNAVAILABLE, True)
     assert refusal.retry_after_s

@@ -236,7 +236,7 @@ async def test_a_substitute_is_billed_at_the_cheaper_of_both_prices(
     )
     _, receipt = await serve(world, stream)
     assert receipt.charged == min(PRICE.bill(usage), CHEAP.bill(usage))
-    assert receipt.charged == price.bill(usage)  # type: ignore[attr-defined]
+    assert receipt.charged == price.bill(usage)
 
 
 @streamed

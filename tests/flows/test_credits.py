@@ -148,7 +148,7 @@ async def test_an_order_whose_page_was_never_made_is_given_up_in_the_end() -> No
         shop.processor.go_down()
         return await real(*given)
 
-    shop.credits._processor = _With(shop.processor, checkout=lost)  # type: ignore[assignment]
+    shop.credits._processor = _With(shop.processor, checkout=lost)
     assert (await refused(shop.credits.buy(account, usd("5")))).code is Code.PROCESSOR_UNAVAILABLE
     (known,) = await shop.orders.take_waiting(10)
     assert known.checkout is None
@@ -434,7 +434,7 @@ async def test_a_charge_whose_answer_is_lost_is_told_as_such_and_never_made_twic
         shop.processor.go_down(after_acting=after_acting)
         return await real(*given)
 
-    shop.credits._processor = _With(shop.processor, charge=lost)  # type: ignore[assignment]
+    shop.credits._processor = _With(shop.processor, charge=lost)
     answer = await refused(charge())
     assert (answer.code, answer.charged) == (Code.PROCESSOR_UNAVAILABLE, None)
     shop.credits._processor = shop.processor
@@ -464,7 +464,7 @@ async def test_a_lost_charge_that_nobody_repeats_is_credited_by_the_next_round()
         shop.processor.go_down(after_acting=True)
         return await real(*given)
 
-    shop.credits._processor = _With(shop.processor, charge=lost)  # type: ignore[assignment]
+    shop.credits._processor = _With(shop.processor, charge=lost)
     answer = await refused(shop.credits.charge(account, usd("20"), None))
     await shop.credits.reconcile()
     assert (await shop.balance(account)).paid == usd("20")
@@ -647,7 +647,7 @@ async def test_a_lost_charge_whose_card_is_gone_is_not_called_uncharged(after_ac
         shop.processor.go_down(after_acting=after_acting)
         return await real(*given)
 
-    shop.credits._processor = _With(shop.processor, charge=lost)  # type: ignore[assignment]
+    shop.credits._processor = _With(shop.processor, charge=lost)
     await refused(shop.credits.charge(account, usd("20"), None, "key"))
     (card,) = await shop.till.cards(account)
     await shop.till.remove(account, card.id)

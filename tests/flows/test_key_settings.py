@@ -89,7 +89,7 @@ async def a_house(*, confirms: bool = False) -> House:
 
 async def code_of(work: object) -> Code:
     with pytest.raises(Refusal) as caught:
-        await work  # type: ignore[misc]
+        await work
     return caught.value.code
 
 

@@ -181,7 +181,7 @@ async def test_a_bad_grant_is_refused_and_leaves_no_trace(
         "operator": "olga",
     }
     with pytest.raises(Refusal) as refused:
-        await desk.overrides.grant(**{**good, **change})  # type: ignore[arg-type]
+        await desk.overrides.grant(**{**good, **change})
     assert refused.value.param == param
     assert refused.value.message.endswith(".")
     assert desk.store.overrides == []

@@ -147,7 +147,7 @@ async def test_a_process_that_dies_after_it_wrote_of_taxes_has_it_written_once()
         async def claim(self, *_: Any) -> bool:
             raise StorageUnavailable("gone")
 
-    shop.auto._topups = Falling(shop.topups)  # type: ignore[assignment]
+    shop.auto._topups = Falling(shop.topups)
     for _ in range(2):
         with pytest.raises(StorageUnavailable):
             await shop.auto.run()
@@ -168,7 +168,7 @@ async def test_nobody_is_written_of_taxes_on_an_amount_that_was_chosen_before() 
         async def due(self) -> Any:
             return due
 
-    shop.auto._topups = Late(shop.topups)  # type: ignore[assignment]
+    shop.auto._topups = Late(shop.topups)
     assert await shop.auto.run() == 0
     assert not shop.mails.posted
 
@@ -304,7 +304,7 @@ async def test_what_its_owner_confirmed_before_it_was_given_up_is_a_success() ->
             self._processor.settle(id)
             return await self._processor.cancel(id)
 
-    shop.auto._processor = Quick(shop.processor)  # type: ignore[assignment]
+    shop.auto._processor = Quick(shop.processor)
     await shop.auto.run()
     (known,) = orders(shop)
     assert known.state is OrderState.CREDITED
@@ -322,7 +322,7 @@ async def test_what_its_owner_confirms_while_it_is_given_up_is_waited_for() -> N
             self._processor.change(id, state=PaymentState.PENDING)
             return await self._processor.cancel(id)
 
-    shop.auto._processor = Slow(shop.processor)  # type: ignore[assignment]
+    shop.auto._processor = Slow(shop.processor)
     await shop.auto.run()
     (known,) = orders(shop)
     assert await shop.auto.run() == 0, "its money is on its way"
@@ -343,7 +343,7 @@ async def test_one_that_the_processor_will_not_cancel_has_failed_all_the_same() 
         async def cancel(self, id: str) -> Any:
             raise ProcessorRefused(f"not {id}")
 
-    shop.auto._processor = Strict(shop.processor)  # type: ignore[assignment]
+    shop.auto._processor = Strict(shop.processor)
     await shop.auto.run()
     assert (await setting_of(shop, account)).failures == 1
     assert await shop.topups.running() == []
@@ -377,7 +377,7 @@ async def test_a_processor_that_refuses_the_customer_counts_as_a_failure() -> No
         async def customer(self, *given: Any) -> str:
             raise ProcessorRefused("an address that it does not like", "Your address is not valid.")
 
-    shop.till._processor = Choosy(shop.processor)  # type: ignore[assignment]
+    shop.till._processor = Choosy(shop.processor)
     for pause in (*PAUSES, timedelta()):
         await shop.auto.run()
         shop.clock.move(pause.total_seconds())
@@ -412,7 +412,7 @@ class Losing(Through):
 
 
 async def a_lost_charge(shop: MemoryShop, after_acting: bool) -> None:
-    shop.auto._processor = Losing(shop.processor, after_acting)  # type: ignore[assignment]
+    shop.auto._processor = Losing(shop.processor, after_acting)
     assert await shop.auto.run() == 0
     shop.auto._processor = shop.processor
     assert shop.alerts.waiting
@@ -570,7 +570,7 @@ async def test_a_charge_that_is_never_answered_is_sent_again_later_and_later() -
     for _ in range(3):
         await shop.bought(await shop.account(), usd("20"))
     counting = Counting(shop.processor)
-    shop.auto._processor = counting  # type: ignore[assignment]
+    shop.auto._processor = counting
     for _ in range(4 * 60 * 6):
         await shop.auto.run()
         shop.clock.move(10)
@@ -583,7 +583,7 @@ async def test_who_waits_for_an_hour_is_told_why_nothing_is_charged() -> None:
     shop = a_shop()
     account = await a_customer(shop)
     await a_lost_charge(shop, after_acting=False)
-    shop.auto._processor = Counting(shop.processor)  # type: ignore[assignment]
+    shop.auto._processor = Counting(shop.processor)
     begun = f"{shop.clock.now():%Y-%m-%d %H:%M} UTC"
     shop.clock.move(LONG.total_seconds())
     await shop.auto.run()
@@ -725,7 +725,7 @@ async def test_one_customers_trouble_is_not_anothers() -> None:
                 raise ProcessorUnavailable("not this one")
             return await self._processor.charge(order, customer, card_id)
 
-    shop.auto._processor = Partial(shop.processor, False)  # type: ignore[assignment]
+    shop.auto._processor = Partial(shop.processor, False)
     await shop.auto.run()
     assert (await shop.balance(first)).paid == usd("3")
     assert (await shop.balance(second)).paid == usd("23")
@@ -750,7 +750,7 @@ async def test_who_gets_no_answer_before_a_charge_is_asked_for_later_and_later()
     shop = a_shop()
     account = await a_customer(shop)
     silent = Silent(shop.processor, account)
-    shop.till._processor = silent  # type: ignore[assignment]
+    shop.till._processor = silent
     begun = shop.clock.now()
     for _ in range(4 * 60 * 6):
         assert await shop.auto.run() == 0
@@ -770,7 +770,7 @@ async def test_who_gets_no_answer_before_a_charge_is_asked_for_later_and_later()
 async def test_who_gets_no_answer_and_sets_it_again_is_asked_for_at_once() -> None:
     shop = a_shop()
     account = await a_customer(shop)
-    shop.till._processor = Silent(shop.processor, account)  # type: ignore[assignment]
+    shop.till._processor = Silent(shop.processor, account)
     await shop.auto.run()
     shop.till._processor = shop.processor
     assert await shop.auto.run() == 0
@@ -850,7 +850,7 @@ async def test_of_two_choices_at_once_one_is_made_and_the_other_is_told() -> Non
 async def test_what_charges_make_of_a_setting_keeps_no_choice_from_being_made() -> None:
     shop = a_shop()
     account = await a_customer(shop)
-    shop.till._processor = Silent(shop.processor, account)  # type: ignore[assignment]
+    shop.till._processor = Silent(shop.processor, account)
     before, _ = await shop.auto.setting(account)
     await shop.auto.run()
     shop.till._processor = shop.processor

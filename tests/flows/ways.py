@@ -136,7 +136,7 @@ class Hall:
 async def refusal_of(work: object) -> Refusal:
     """The refusal that this ends in."""
     try:
-        await work  # type: ignore[misc]
+        await work
     except Refusal as refusal:
         return refusal
     raise AssertionError("it was not refused")

@@ -20,7 +20,7 @@ async def address_seen(peer: str, trusted: str, told: str = CLAIMED) -> str:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["client"][0])
 
-    config = server_config(app, Settings(trusted_proxies=trusted))  # type: ignore[arg-type]
+    config = server_config(app, Settings(trusted_proxies=trusted))
     config.load()
     scope = {
         "type": "http",
@@ -28,7 +28,7 @@ async def address_seen(peer: str, trusted: str, told: str = CLAIMED) -> str:
         "scheme": "http",
         "headers": [(b"x-forwarded-for", told.encode())],
     }
-    await config.loaded_app(scope, None, None)  # type: ignore[arg-type]
+    await config.loaded_app(scope, None, None)
     return seen[0]
 
 

@@ -198,7 +198,7 @@ async def test_whoever_asks_after_the_end_does_not_wait_for_the_client_again() -
 
 async def test_who_reads_too_slowly_is_let_go_also_if_a_charge_was_finished_first() -> None:
     """A charge that is under way takes no notice of being cancelled."""
-    presence = Presence(asyncio.Event().wait, again_s=0.02)  # type: ignore[arg-type]  # says nothing
+    presence = Presence(asyncio.Event().wait, again_s=0.02)
     charged = asyncio.Event()
 
     async def serve() -> None:

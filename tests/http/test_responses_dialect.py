@@ -1070,7 +1070,7 @@ async def test_the_official_client_accumulates_a_stream() -> None:
         "function_call",
         "custom_tool_call",
     ]
-    assert final.output[0].summary[0].text == "A greeting."  # type: ignore[union-attr]
+    assert final.output[0].summary[0].text == "A greeting."
 
 
 async def test_the_official_client_raises_on_a_stream_that_broke() -> None:

@@ -30,7 +30,7 @@ async def server() -> AsyncIterator[StripeServer]:
 async def client(server: StripeServer) -> AsyncIterator[stripe.StripeClient]:
     http = make_http(2.0)
     yield make_client(server.secret_key, server.url, http)
-    await http.close_async()  # type: ignore[no-untyped-call]
+    await http.close_async()
 
 
 class Raw:

@@ -597,7 +597,7 @@ async def test_a_broken_stream_raises_and_never_looks_finished(
     assert "content_block_delta" in seen
     assert "message_stop" not in seen
     assert "message_delta" not in seen
-    assert raised.value.body["error"]["message"]  # type: ignore[index]
+    assert raised.value.body["error"]["message"]
 
 
 async def test_a_client_with_retries_gets_over_a_short_outage(

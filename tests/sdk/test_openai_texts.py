@@ -50,8 +50,8 @@ async def client(sdk: Sdk, key: str) -> AsyncIterator[AsyncOpenAI]:
 async def balance(client: AsyncOpenAI) -> str:
     """What the customer has left, to the last digit."""
     found = await client.get("/credits/balance", cast_to=object)
-    assert found["held"] == "0"  # type: ignore[index]
-    return str(found["available"])  # type: ignore[index]
+    assert found["held"] == "0"
+    return str(found["available"])
 
 
 # Chats
@@ -159,7 +159,7 @@ async def test_embeddings_are_vectors_with_usage_and_a_price(
     client: AsyncOpenAI, format: str | None
 ) -> None:
     chosen = {} if format is None else {"encoding_format": format}
-    answer = await client.embeddings.create(model=EMBEDDING, input=["one", "two", "one"], **chosen)  # type: ignore[call-overload]
+    answer = await client.embeddings.create(model=EMBEDDING, input=["one", "two", "one"], **chosen)
     assert (answer.object, answer.model) == ("list", EMBEDDING)
     assert [row.index for row in answer.data] == [0, 1, 2]
     if format == "base64":
@@ -256,8 +256,8 @@ async def test_an_answer_of_a_client_without_retries_is_its_own_exception(
             extra_headers={"X-Kyma-Max-Fallback-Layer": "1"},
         )
     assert raised.value.status_code in {502, 503}
-    assert raised.value.body["retryable"] is True  # type: ignore[index]
-    assert raised.value.body["charged"] is False  # type: ignore[index]
+    assert raised.value.body["retryable"] is True
+    assert raised.value.body["charged"] is False
     assert await balance(client) == before
 
 

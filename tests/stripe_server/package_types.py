@@ -60,7 +60,7 @@ def _object(value: Any, kind: Any, arguments: tuple[Any, ...], at: str) -> Itera
         return
     hints = _hints(kind)
     for name, hint in hints.items():
-        wanted = list[arguments[0]] if kind is stripe.ListObject and name == "data" else hint  # type: ignore[valid-type]
+        wanted = list[arguments[0]] if kind is stripe.ListObject and name == "data" else hint
         if name in value:
             yield from _faults(value[name], wanted, f"{at}.{name}")
         elif type(None) not in typing.get_args(hint):

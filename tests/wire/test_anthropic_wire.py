@@ -130,7 +130,7 @@ def test_a_message_begins_under_our_names_with_the_figures_of_its_prompt(name: s
     assert (message["id"], message["model"]) == (f"msg_{ID}", MODEL)
     assert message["content"] == []
     usage = message["usage"]
-    assert usage["input_tokens"] == STREAMS[name]["usage"].input  # type: ignore[attr-defined]
+    assert usage["input_tokens"] == STREAMS[name]["usage"].input
     assert not {"service_tier", "inference_geo"} & set(usage)
 
 

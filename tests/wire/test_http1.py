@@ -648,7 +648,7 @@ def test_much_that_is_taken_is_not_held_against_its_server(play: Play) -> None:
 
 async def test_what_is_offered_and_left_counts_as_unread_and_a_break_comes_after_it() -> None:
     connection = Connection([])
-    connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+    connection.connection_made(_Wire())
     answer = connection.ask(b"", b"")
     connection.data_received(BEGUN)
     assert answer.taken() == b"hello, world"
@@ -697,7 +697,7 @@ def test_a_body_that_is_not_read_makes_its_server_wait(play: Play) -> None:
 async def test_a_whole_answer_has_a_limit() -> None:
     connection = Connection([])
     wire = _Wire()
-    connection.connection_made(wire)  # type: ignore[arg-type]  # what it uses of a transport
+    connection.connection_made(wire)
     reading = asyncio.ensure_future(connection.ask(b"", b"").whole())
     await asyncio.sleep(0)
     connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -757,7 +757,7 @@ def test_it_does_not_matter_how_the_bytes_are_cut(cuts: set[int]) -> None:
 
     async def run() -> None:
         connection = Connection([])
-        connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+        connection.connection_made(_Wire())
         for _ in range(2):
             answer = connection.ask(b"", b"")
             edges = [0, *sorted(cuts), len(CHUNKED)]
@@ -932,7 +932,7 @@ def test_a_question_on_a_closed_connection_is_not_answered() -> None:
     async def run() -> None:
         connection = Connection([])
         wire = _Wire()
-        connection.connection_made(wire)  # type: ignore[arg-type]  # what it uses of a transport
+        connection.connection_made(wire)
         wire.is_open = False
         with pytest.raises(ConnectionResetError, match="before its answer"):
             await connection.ask(b"", b"").whole()
@@ -946,8 +946,8 @@ def test_a_connection_that_was_closed_or_did_not_send_all_is_not_kept(how: str) 
         idle: list[Connection] = []
         connection = Connection(idle)
         wire, below = _Wire(), _Wire()
-        connection.connection_made(wire)  # type: ignore[arg-type]  # what it uses of a transport
-        connection.socket = below  # type: ignore[assignment]  # likewise
+        connection.connection_made(wire)
+        connection.socket = below
         answer = connection.ask(b"", b"")
         connection.data_received(PLAIN)
         wire.is_open = how != "closed"
@@ -1010,7 +1010,7 @@ def test_an_answer_leaves_no_garbage() -> None:
 
     async def run() -> None:
         connection = Connection([])
-        connection.connection_made(_Wire())  # type: ignore[arg-type]  # what it uses of a transport
+        connection.connection_made(_Wire())
         for complete in (True, False):
             answer = connection.ask(b"", b"")
             connection.data_received(CHUNKED if complete else BEGUN)

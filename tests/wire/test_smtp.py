@@ -23,7 +23,7 @@ def a_letter(to: str = "ada@example.com", id: str = "test/1") -> Printed:
 
 
 def carrier(port: int, **more: object) -> SmtpCarrier:
-    return SmtpCarrier(Server("127.0.0.1", port, **{"security": Security.NONE, **more}), SENDER)  # type: ignore[arg-type]
+    return SmtpCarrier(Server("127.0.0.1", port, **{"security": Security.NONE, **more}), SENDER)
 
 
 async def test_the_server_gets_text_and_html_of_one_mail() -> None:

@@ -169,7 +169,7 @@ def test_an_assistant_s_turn_keeps_its_calls() -> None:
         "role": "assistant",
         "content": "prefill",
     }
-    silent = {"role": "assistant", "content": [ASKS["content"][4]]}  # type: ignore[index]
+    silent = {"role": "assistant", "content": [ASKS["content"][4]]}
     assert messages([*HELLO, silent])["messages"][1]["content"] is None
 
 

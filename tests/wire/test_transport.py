@@ -47,7 +47,7 @@ async def upstream(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    port = site._server.sockets[0].getsockname()[1]
     transport = Transport(Timeouts(connect_s=1, first_byte_s=first_s, chunk_s=chunk_s, answer_s=5))
     endpoint = Endpoint(PROVIDERS["local"], f"http://127.0.0.1:{port}", "")
     yield ProviderChat(transport, {"local": endpoint})
