@@ -21,13 +21,17 @@ class ClientGone(Exception):
     """The client closed its connection before its request was complete."""
 
 
-async def read_body(told: int | None, receive: Receive, limit: int, timeout_s: float) -> bytes:
+async def read_body(
+    told: int | None, receive: Receive, limit: int, timeout_s: float | None
+) -> bytes:
     """The whole body, refused beyond `limit` bytes or when it does not come in time.
 
-    `told` is the length that the client declared.
+    `told` is the length that the client declared; without `timeout_s` all of it is here.
     """
     if told is not None and told > limit:
         raise _too_large(limit)
+    if timeout_s is None:
+        return await _whole(receive, limit)
     try:
         async with asyncio.timeout(timeout_s):
             return await _whole(receive, limit)

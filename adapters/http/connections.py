@@ -51,6 +51,11 @@ class Outlet:
         cycle = self._cycle()
         return cycle is None or cycle.disconnected
 
+    def is_whole(self) -> bool:
+        """Whether all of the request's body has been received, read or not."""
+        cycle = self._cycle()
+        return cycle is not None and not cycle.more_body
+
     def is_free(self) -> bool:
         """Whether the client is there and has read what it was sent, but for a little."""
         cycle = self._cycle()

@@ -61,6 +61,10 @@ class Presence:
         self._is_over = False
         self.left = False
 
+    def has_all(self) -> bool:
+        """Whether the request's body is here, so that reading it waits for nobody."""
+        return self._outlet is not None and self._outlet.is_whole()
+
     def gone(self) -> bool:
         """True once the client has closed its connection."""
         if self._watcher is None and not self._is_over:

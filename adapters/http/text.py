@@ -178,7 +178,9 @@ class TextRoute:
         told, most = asking.content_length, self._limits.body_bytes
         if limited is not None and told is not None and LARGE_BYTES < told <= most:
             await self._access.check_window(limited)
-        raw = await read_body(told, presence.receive, most, self._limits.body_timeout_s)
+        # A timer costs more than to read what has come with the head, as most bodies have.
+        patience_s = None if presence.has_all() else self._limits.body_timeout_s
+        raw = await read_body(told, presence.receive, most, patience_s)
         if limited is not None and told is None and len(raw) > LARGE_BYTES:
             await self._access.check_window(limited)
         return raw
