@@ -1,4 +1,4 @@
-"""What a plain ASGI callable needs: a bounded body, JSON out.
+"""What a plain ASGI callable needs: a bounded body in, a whole answer out.
 
 The hottest route is such a callable, mounted in front of Quart: measured, Quart's own cost
 is about 90 µs a request and this one's about 5.

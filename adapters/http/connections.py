@@ -33,6 +33,9 @@ MOST_HEAD_BYTES = 131_072
 CONTROLS = bytes(code for code in range(32) if code != ord("\t")) + b"\x7f"
 """What the value of a header may not have in it."""
 
+ONE_PIECE_BYTES = 65_536
+"""A body up to here goes out with its head: to join a longer one costs more than a second write."""
+
 OUTLET = "kyma.outlet"
 """Where in a scope's state the `Outlet` of its answer is."""
 
@@ -71,15 +74,16 @@ class Outlet:
         """Send a whole answer, its `content-length` among the headers, in a single write.
 
         ASGI takes two, of which the client hears twice. False if it must be sent that way: the
-        client has gone or reads too slowly, it is told of no body, or a value cannot be sent.
+        client has gone or reads too slowly, is told of no body, or of a long one, or a value cannot
+        be sent.
         """
         cycle = self._cycle()
         if cycle is None or cycle.disconnected or cycle.response_started:
             return False
-        values = b"".join([value for _, value in headers])
         if self._flow.write_paused or cycle.scope["method"] == "HEAD":
             return False
-        if len(values.translate(None, CONTROLS)) != len(values):
+        values = b"".join([value for _, value in headers])
+        if len(body) > ONE_PIECE_BYTES or len(values.translate(None, CONTROLS)) != len(values):
             return False
         lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
         if not cycle.keep_alive:

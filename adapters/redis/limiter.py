@@ -19,6 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from adapters.redis.budget import Budget
 from adapters.redis.line import Command, Line
 from kyma.ports.runtime import Quota
 from kyma.tiers import TIERS, Tier
@@ -27,11 +28,6 @@ log = structlog.get_logger("kyma.limiter")
 
 SCRIPT = Path(__file__).with_name("window.lua").read_text()
 MAX_BATCH = 256
-TURNS = 10
-BUDGETS = 5
-"""So often at most: a process that is never in time does not wait for ever."""
-
-LATE_S = 0.02
 RETURN_S = 0.5
 RETURN_AGAIN_S = 0.02
 RETURNED_AT_ONCE = 32
@@ -142,22 +138,31 @@ class RedisLimiter:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 try:
                     answers = await self._within_budget(batch)
-                except (RedisError, OSError, TimeoutError) as error:
-                    self._paused_until = time.monotonic() + PAUSE_S
-                    log.warning("limits_unavailable", error=type(error).__name__)
-                    for take in batch + self._waiting:
-                        _set(take, self._unlimited(take.kind))
-                    self._waiting = []
-                else:
                     for take, answer in zip(batch, answers, strict=True):
                         if take.done is not None:
                             _set(take, _quota(answer))
+                except (RedisError, OSError, TimeoutError) as error:
+                    self._give_up(batch, error)
+                except BaseException as error:
+                    # Whatever it is: who waits here would wait for ever.
+                    log.exception("limits_broken")
+                    self._give_up(batch, error)
+                    if not isinstance(error, Exception):
+                        raise
         finally:
             self._writer = None
 
+    def _give_up(self, batch: list[_Take], error: BaseException) -> None:
+        """Let all pass that wait, and Redis alone for a while."""
+        self._paused_until = time.monotonic() + PAUSE_S
+        log.warning("limits_unavailable", error=type(error).__name__)
+        for take in batch + self._waiting:
+            _set(take, self._unlimited(take.kind))
+        self._waiting = []
+
     async def _within_budget(self, batch: list[_Take]) -> list[Any]:
         """Answers, or `TimeoutError` if Redis was slow."""
-        with _Budget(self._timeout_s):
+        with Budget(self._timeout_s):
             if self._sha is None:
                 self._sha = str(await self._redis.script_load(SCRIPT))
             try:
@@ -207,54 +212,6 @@ class RedisLimiter:
         while self._writer is not None:
             await asyncio.wait([self._writer])
         await self._line.close()
-
-
-class _Budget:
-    """The time that Redis has: a block that takes longer ends with `TimeoutError`.
-
-    That *we* were slow does not count. On a loaded loop the timer fires before the answer that
-    lies in the socket is read: a few turns of the loop tell the two apart. A timer that itself
-    fires late tells that the loop was busy, perhaps before it sent anything: then Redis has its
-    time once more.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._rounds = 0
-        self._is_over = self._is_spent = False
-
-    def __enter__(self) -> None:
-        self._arm()
-
-    def _arm(self) -> None:
-        self._rounds += 1
-        self._timer = self._loop.call_later(self._seconds, self._due)
-        self._due_at = self._loop.time() + self._seconds
-
-    def _due(self) -> None:
-        if self._loop.time() > self._due_at + LATE_S and self._rounds < BUDGETS:
-            self._arm()
-        else:
-            self._turn(TURNS)
-
-    def _turn(self, left: int) -> None:
-        if self._is_over or self._task is None:
-            return
-        if left:
-            self._loop.call_soon(self._turn, left - 1)
-        else:
-            self._is_spent = True
-            self._task.cancel()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._is_over = True
-        self._timer.cancel()
-        if self._is_spent and self._task is not None:
-            self._task.uncancel()
-            if kind is asyncio.CancelledError:
-                raise TimeoutError from None
 
 
 def _set(take: _Take, quota: Quota) -> None:

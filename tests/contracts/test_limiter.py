@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -298,9 +299,10 @@ async def test_tokens_come_back_within_a_second_without_another_request(redis: R
     taken = await limiter.take(account, "m", 900, TIER)
     limiter.correct(account, taken, -850)
     began = time.monotonic()
-    while (await other.peek(account)).tokens_used != 50:
+    while (quota := await other.peek(account)).tokens_used != 50:
         assert time.monotonic() - began < 1.0
         await asyncio.sleep(0.02)
+    assert quota.requests_used == 1, "what only corrects is no request"
     await limiter.close()
     await other.close()
 
@@ -371,6 +373,31 @@ async def test_a_redis_that_hangs_costs_one_request_its_patience_and_not_the_nex
         assert (await limiter.take("a", "m", 1, TIER)).unlimited
     assert time.monotonic() - began < 0.1
     assert limiter.passed_unlimited == 101
+    await limiter.close()
+    await client.aclose()
+    server.close()
+
+
+async def test_an_answer_that_is_none_leaves_nobody_waiting() -> None:
+    """A mistake of ours, or something that is no Redis: requests pass, and it is said."""
+
+    async def say_something_else(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while asked := await reader.read(65_536):
+            for _ in re.findall(rb"(?:^|\r\n)\*\d+\r\n", asked):
+                writer.write(b"*1\r\n:1\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(say_something_else, "127.0.0.1", 0)
+    client = make_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+    limiter = RedisLimiter(client, 0.5)
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            assert (await limiter.take("a", "m", 1, TIER)).unlimited
+            assert (await limiter.take("a", "m", 1, TIER)).unlimited
+    assert limiter.passed_unlimited == 2
+    assert "limits_broken" in [line["event"] for line in logs]
     await limiter.close()
     await client.aclose()
     server.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.http.asgi import send_whole
-from adapters.http.connections import OUTLET, Outlet
+from adapters.http.connections import ONE_PIECE_BYTES, OUTLET, Outlet
 from tests.flows.upstreams import Says
 from tests.http.on_memory import a_body, a_place
 from tests.http.test_at_once import posted, served
@@ -21,10 +21,19 @@ ASKED = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\nhi"
 class Says5:
     """An application that answers with five bytes, in one piece if it can and is to."""
 
-    def __init__(self, status: int = 200, *, one_piece: bool = True, reads: bool = True) -> None:
+    def __init__(
+        self,
+        status: int = 200,
+        *,
+        one_piece: bool = True,
+        reads: bool = True,
+        listens: bool = False,
+    ) -> None:
         self.status = status
         self.one_piece = one_piece
         self.reads = reads
+        self.listens = listens
+        self.heard: list[str] = []
         self.sent: list[bool] = []
         self.headers = HEADERS
 
@@ -36,6 +45,8 @@ class Says5:
         self.sent.append(sent)
         if not sent:
             await send_whole(send, self.status, self.headers, b"hello")
+        if self.listens:
+            self.heard.append((await receive())["type"])
 
 
 async def said(app: Any, asked: bytes) -> bytes:
@@ -73,19 +84,24 @@ UNREAD = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nhi"
         (EXPECTS, b"<open>"),
         (UNREAD, b"<open>"),
         (UNREAD + b"1234567" + ASKED, b"<open>"),
+        (LAST + ASKED, b"<closed>"),
+        (ASKED + OLD + ASKED, b"<closed>"),
     ],
 )
-@pytest.mark.parametrize("status", [200, 402])
-@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize(("status", "reads"), [(200, True), (402, False)])
+@pytest.mark.parametrize("listens", [False, True])
 async def test_one_piece_is_what_two_would_be(
-    asked: bytes, end: bytes, status: int, reads: bool
+    asked: bytes, end: bytes, status: int, reads: bool, listens: bool
 ) -> None:
-    app = Says5(status, reads=reads)
+    app = Says5(status, reads=reads, listens=listens)
+    other = Says5(status, one_piece=False, reads=reads, listens=listens)
     heard = await said(app, asked)
-    assert heard == await said(Says5(status, one_piece=False, reads=reads), asked)
+    assert heard == await said(other, asked)
     assert heard.endswith(end)
     assert app.sent, "it was not even asked"
     assert all(app.sent)
+    assert (len(app.sent), app.heard) == (len(other.sent), other.heard)
+    assert app.heard == ["http.disconnect"] * len(app.sent) * listens
 
 
 class Watched(asyncio.Protocol):
@@ -123,9 +139,10 @@ async def test_who_asks_for_a_head_alone_is_sent_no_body() -> None:
     assert heard.endswith(b"\r\n\r\n<open>")
 
 
-async def test_a_value_that_would_be_another_header_is_not_sent() -> None:
+@pytest.mark.parametrize("value", [b"a\r\nx-stolen: 1", b"a\0", b"a\x7f", b"\x1f"])
+async def test_a_value_that_would_be_another_header_is_not_sent(value: bytes) -> None:
     app = Says5()
-    app.headers = [*HEADERS, (b"x-alias", b"a\r\nx-stolen: 1")]
+    app.headers = [*HEADERS, (b"x-alias", value)]
     heard = await said(app, ASKED)
     assert app.sent == [False]
     assert heard == b"<closed>"
@@ -159,23 +176,42 @@ async def test_an_answer_is_sent_once_and_not_to_who_has_left() -> None:
     assert seen == [False]
 
 
-async def test_who_does_not_read_is_waited_for_in_the_usual_way() -> None:
-    sent: list[bool] = []
-    large = b"x" * 4_000_000
-    headers = [(b"content-length", b"%d" % len(large))]
+async def test_who_listens_for_the_client_hears_that_its_answer_was_sent() -> None:
+    heard: list[Any] = []
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         outlet: Outlet = scope["state"][OUTLET]
-        sent.append(outlet.answer(200, headers, large))
+        await receive()
+        listening = asyncio.create_task(receive())
+        await asyncio.sleep(0.01)
+        assert outlet.answer(200, HEADERS, b"hello")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert listening.done()
+        heard.append(listening.result())
+
+    assert b"hello" in await said(app, ASKED)
+    assert heard == [{"type": "http.disconnect"}]
+
+
+async def test_who_does_not_read_and_what_is_long_is_sent_in_the_usual_way() -> None:
+    sent: list[bool] = []
+    sizes = [ONE_PIECE_BYTES, 4_000_000, 5]
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        outlet: Outlet = scope["state"][OUTLET]
+        body = b"x" * sizes[len(sent)]
+        headers = [(b"content-length", b"%d" % len(body))]
+        sent.append(outlet.answer(200, headers, body))
         if not sent[-1]:
-            await send_whole(send, 200, headers, large)
+            await send_whole(send, 200, headers, body)
 
     async with asyncio.timeout(10), served(app) as address:
         reader, writer = await asyncio.open_connection(*address, limit=2**14)
         writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" * 3)
         await asyncio.sleep(0.2)
-        assert sent[:2] == [True, False], "the second one waits until the first has been read"
-        for _ in range(3):
+        for size in sizes:
             await reader.readuntil(b"\r\n\r\n")
-            assert await reader.readexactly(len(large)) == large
+            assert await reader.readexactly(size) == b"x" * size
+        assert sent == [True, False, False], "the third waits until the second has been read"
         writer.close()
