@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -17,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters.postgres.units import PostgresUnits, make_engine
 from adapters.redis.client import make_redis
 from tests.servers import Servers, drop_database, fresh_database, fresh_redis, start_servers
+
+STARTING = Path(__file__).with_name("e2e")
 
 # The same examples every time: a change is judged by what it does. New ones are looked for with
 # HYPOTHESIS_PROFILE=search, as often as one likes.
@@ -36,8 +39,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The gateway runs on uvloop, which does not fail in the ways in which asyncio's own does."""
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The gateway runs on uvloop, which does not fail in the ways in which asyncio's own does.
+
+    What starts and watches processes runs on asyncio's: uvloop starts none as another user.
+    """
+    if item.path.is_relative_to(STARTING):
+        return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
 

@@ -244,9 +244,12 @@ def a_megabyte_of_tools(path: str) -> dict[str, Any]:
     tools: dict[str, Callable[[int], dict[str, Any]]] = {
         CHAT: lambda n: {"type": "function", "function": {"name": f"tool_{n}", **function}},
         RESPONSES: lambda n: {"type": "function", "name": f"tool_{n}", **function},
-        MESSAGES: lambda n: {"name": f"tool_{n}", "input_schema": TOOL_SCHEMA},
     }
-    body["tools"] = [tools[path](number) for number in range(MANY)]
+
+    def anthropic(n: int) -> dict[str, Any]:
+        return {"name": f"tool_{n}", "input_schema": TOOL_SCHEMA}
+
+    body["tools"] = [tools.get(path, anthropic)(number) for number in range(MANY)]
     return body
 
 

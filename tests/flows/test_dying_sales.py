@@ -124,7 +124,7 @@ def told_by(witness: str, place: Counter, order: str) -> Work:
 
 
 @pytest.mark.parametrize(
-    ("witness", "next_witness"), zip(WITNESSES, [*WITNESSES[1:], WITNESSES[0]], strict=True)
+    ("witness", "next_witness"), list(zip(WITNESSES, [*WITNESSES[1:], WITNESSES[0]], strict=True))
 )
 async def test_a_payment_is_credited_once_whoever_dies_of_the_news(
     witness: str, next_witness: str
