@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from adapters.redis.budget import Budget
 from adapters.redis.line import Command, Line
@@ -130,47 +130,64 @@ class RedisLimiter:
         )
         self._waiting.append(take)
         if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._drain())
+            self._write()
+
+    def _write(self) -> None:
+        self._writer = asyncio.get_running_loop().create_task(self._drain())
+        self._writer.add_done_callback(self._written)
+
+    def _written(self, _: asyncio.Task[None]) -> None:
+        """However it ended, and even if it was cancelled before it began."""
+        self._writer = None
+        if self._waiting:
+            self._write()
 
     async def _drain(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                try:
-                    answers = await self._within_budget(batch)
-                    for take, answer in zip(batch, answers, strict=True):
-                        if take.done is not None:
-                            _set(take, _quota(answer))
-                except (RedisError, OSError, TimeoutError) as error:
-                    self._give_up(batch, error)
-                except BaseException as error:
-                    # Whatever it is: who waits here would wait for ever.
-                    log.exception("limits_broken")
-                    self._give_up(batch, error)
-                    if not isinstance(error, Exception):
-                        raise
-        finally:
-            self._writer = None
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            try:
+                answers = await self._within_budget(batch)
+                for take, answer in zip(batch, answers, strict=True):
+                    if take.done is not None and not take.done.done():
+                        take.done.set_result(_quota(answer))
+            except (RedisError, OSError, TimeoutError) as error:
+                self._give_up(batch, error)
+            except BaseException as error:
+                # Whatever it is: who waits here would wait for ever.
+                self._give_up(batch, error)
+                log.exception("limits_broken")
+                if not isinstance(error, Exception):
+                    raise
 
     def _give_up(self, batch: list[_Take], error: BaseException) -> None:
         """Let all pass that wait, and Redis alone for a while."""
         self._paused_until = time.monotonic() + PAUSE_S
-        log.warning("limits_unavailable", error=type(error).__name__)
         for take in batch + self._waiting:
-            _set(take, self._unlimited(take.kind))
+            if take.done is not None and not take.done.done():
+                take.done.set_result(self._unlimited(take.kind))
         self._waiting = []
+        log.warning("limits_unavailable", error=type(error).__name__)
 
     async def _within_budget(self, batch: list[_Take]) -> list[Any]:
         """Answers, or `TimeoutError` if Redis was slow."""
         with Budget(self._timeout_s):
             if self._sha is None:
                 self._sha = str(await self._redis.script_load(SCRIPT))
-            try:
-                return await self._line.ask(self._commands(batch))
-            except NoScriptError:
-                # Redis restarted without our script: nothing of the batch ran.
-                self._sha = str(await self._redis.script_load(SCRIPT))
-                return await self._line.ask(self._commands(batch))
+            answers = await self._line.ask(self._commands(batch))
+            if any(isinstance(answer, NoScriptError) for answer in answers):
+                await self._ask_again(batch, answers)
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return answers
+
+    async def _ask_again(self, batch: list[_Take], answers: list[Any]) -> None:
+        """Redis lost our script, perhaps in the middle: those before that were counted."""
+        self._sha = str(await self._redis.script_load(SCRIPT))
+        missed = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        again = await self._line.ask(self._commands([batch[n] for n in missed]))
+        for n, answer in zip(missed, again, strict=True):
+            answers[n] = answer
 
     def _commands(self, batch: list[_Take]) -> list[Command]:
         sha = self._sha or ""
@@ -212,11 +229,6 @@ class RedisLimiter:
         while self._writer is not None:
             await asyncio.wait([self._writer])
         await self._line.close()
-
-
-def _set(take: _Take, quota: Quota) -> None:
-    if take.done is not None and not take.done.done():
-        take.done.set_result(quota)
 
 
 def _quota(answer: Any) -> Quota:

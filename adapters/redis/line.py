@@ -26,7 +26,7 @@ class Line:
         self._connection: Connection | None = None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to all, in order; raises the first error among them.
+        """The answers to all, in order; what Redis refused has its `ResponseError` there.
 
         Raises `RedisError`, `OSError` and `TimeoutError` where Redis is away, and never sends
         anything twice. What was under way when it was cancelled is nobody's: redis-py closes.
@@ -35,14 +35,11 @@ class Line:
         packed = b"".join([pack_command(command) for command in commands])
         await connection.send_packed_command(packed, check_health=False)
         answers: list[Any] = []
-        refused: ResponseError | None = None
         for _ in commands:
             try:
                 answers.append(await connection.read_response())
             except ResponseError as error:  # the answers to the others come behind it
-                refused = refused or error
-        if refused is not None:
-            raise refused
+                answers.append(error.with_traceback(None))
         return answers
 
     async def _whole(self) -> Connection:
@@ -52,14 +49,14 @@ class Line:
             connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # as shipped
             self._connection = connection
         if _is_closed(connection):
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)
             await connection.connect()
         return connection
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up, and wait for nobody to take note of it."""
         if self._connection is not None:
-            await self._connection.disconnect()
+            await self._connection.disconnect(nowait=True)
 
 
 def _is_closed(connection: Connection) -> bool:

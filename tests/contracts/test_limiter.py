@@ -403,6 +403,21 @@ async def test_an_answer_that_is_none_leaves_nobody_waiting() -> None:
     server.close()
 
 
+async def test_a_batch_that_was_cancelled_before_it_began_keeps_nobody_waiting(
+    redis: Redis,
+) -> None:
+    limiter = RedisLimiter(redis, 5.0)
+    first = asyncio.ensure_future(limiter.take("a", "m", 1, TIER))
+    before = asyncio.all_tasks()
+    await asyncio.sleep(0)
+    (batch,) = asyncio.all_tasks() - before
+    batch.cancel()
+    async with asyncio.timeout(5):
+        second = await limiter.take("a", "m", 1, TIER)
+        assert {(await first).requests_used, second.requests_used} == {1, 2}
+        await limiter.close()
+
+
 async def test_a_loop_that_was_busy_is_no_slow_redis(redis: Redis, redis_url: str) -> None:
     limiter = RedisLimiter(redis, 0.2)
     await limiter.take("a", "m", 1, TIER)  # connected, and the script is there
